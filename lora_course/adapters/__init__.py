@@ -1,0 +1,5 @@
+"""One technique, one file. `METHODS` maps the name in `AdapterConfig(method=…)` to the layer that implements it."""
+
+from lora_course.adapters.lora import LoRA
+
+METHODS = {"lora": LoRA}

@@ -1,0 +1,53 @@
+"""LoRA: Low-Rank Adaptation of Large Language Models (Hu et al. 2021, arXiv:2106.09685).
+
+    h = W x + b + s B A dropout(x),    s = alpha / rank          (their equation 3)
+
+W (out, in) is frozen. A (r, in) starts random and B (out, r) starts at zero, so that B A = 0: training begins exactly
+at the pretrained model. B gets a gradient in the first step because A is not zero; A from the second on.
+"""
+
+import math
+
+from torch import Tensor, nn
+
+from lora_course.adapters.base import Adapter
+from lora_course.adapters.config import AdapterConfig
+
+
+class LoRA(Adapter):
+    """A frozen layer plus a rank-r update: r (in + out) trainable parameters instead of in * out.
+
+    On an embedding the roles swap, as in the authors' code: A, whose columns are looked up, starts at zero and B
+    random. Dropout does not apply there, since token ids have no entries to drop.
+    """
+
+    def __init__(self, base_layer: nn.Module, config: AdapterConfig):
+        super().__init__(base_layer, config)
+        self.lora_A = self.new_parameter(config.rank, self.in_features)
+        self.lora_B = self.new_parameter(self.out_features, config.rank)
+        self.dropout = nn.Dropout(config.dropout) if config.dropout and self.kind != "embedding" else nn.Identity()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        if self.kind == "embedding":
+            nn.init.zeros_(self.lora_A)
+            nn.init.normal_(self.lora_B)
+        else:
+            nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+            nn.init.zeros_(self.lora_B)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., in), or token ids (...) on an embedding; returns (..., out)."""
+        h = self.base_layer(x)  # (..., out)
+        if self.merged:
+            return h
+        a = self.project_in(self.dropout(x), self.lora_A)  # (..., r)
+        delta = nn.functional.linear(a, self.lora_B) * self.config.scaling  # (..., out)
+        return h + delta.to(h.dtype)
+
+    def delta_weight(self) -> Tensor:
+        """s B A, (out, in). In half precision the product is taken in float32."""
+        A, B = self.lora_A, self.lora_B
+        if A.element_size() < 4:
+            A, B = A.float(), B.float()
+        return (B @ A) * self.config.scaling

@@ -1,0 +1,87 @@
+"""How much of a model is trained: counted, not estimated. A weight shared by two layers counts once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from lora_course.adapters.inject import adapters
+
+
+@dataclass(frozen=True)
+class ReportRow:
+    part: str
+    trainable: int
+    frozen: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ParameterReport:
+    """Parameters by part of the model. Prints as a table; a notebook shows the same table."""
+
+    rows: tuple[ReportRow, ...]
+
+    @property
+    def trainable(self) -> int:
+        return sum(row.trainable for row in self.rows)
+
+    @property
+    def frozen(self) -> int:
+        return sum(row.frozen for row in self.rows)
+
+    @property
+    def total(self) -> int:
+        return self.trainable + self.frozen
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that all parameters take in memory."""
+        return sum(row.bytes for row in self.rows)
+
+    @property
+    def percent(self) -> float:
+        """Trainable parameters as a percentage of all, adapters included."""
+        return 100 * self.trainable / self.total if self.total else 0.0
+
+    def _cells(self) -> list[tuple[str, str, str, str, str]]:
+        def cells(name, trainable, frozen, size):
+            share = 100 * trainable / self.total if self.total else 0.0
+            return name, f"{trainable:,}", f"{frozen:,}", f"{share:.2f} %", f"{size / 2**20:.1f} MiB"
+
+        rows = [cells(row.part, row.trainable, row.frozen, row.bytes) for row in self.rows]
+        return [*rows, cells("all", self.trainable, self.frozen, self.bytes)]
+
+    def __str__(self) -> str:
+        table = [HEADER, *self._cells()]
+        widths = [max(len(row[i]) for row in table) for i in range(len(HEADER))]
+        lines = [
+            "  ".join([row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)])
+            for row in table
+        ]
+        return "\n".join(line.rstrip() for line in lines)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f'<th scope="col">{name}</th>' for name in HEADER)
+        body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in self._cells())
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+HEADER = ("part", "trainable", "frozen", "trained", "memory")
+
+
+def parameter_report(model: nn.Module) -> ParameterReport:
+    """Count the parameters of adapters, of trained modules (heads) and of the frozen base."""
+    own = {
+        id(p)
+        for adapter in adapters(model).values()
+        for n, p in adapter.named_parameters()
+        if not n.startswith("base_layer.")
+    }
+    rows = {part: [0, 0, 0] for part in ("adapters", "trained whole", "frozen base")}
+    for p in model.parameters():
+        part = "adapters" if id(p) in own else "trained whole" if p.requires_grad else "frozen base"
+        rows[part][0 if p.requires_grad else 1] += p.numel()
+        rows[part][2] += p.numel() * p.element_size()
+    return ParameterReport(tuple(ReportRow(part, *counts) for part, counts in rows.items() if counts[2]))

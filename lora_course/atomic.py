@@ -1,0 +1,36 @@
+"""Write files so that a reader, or a machine that lost power, sees the old content or the new, never half of it."""
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def replace_files(writers: Mapping[Path, Callable[[Path], Any]]) -> None:
+    """Create or replace each path by what `writer(temporary_path)` writes.
+
+    All are written beside their targets and flushed to disk before the first is renamed into place, so that a full
+    disk or an error in a writer leaves every old file as it was. Raises what the writer or the disk raises.
+    """
+    temporaries: dict[Path, Path] = {}
+    try:
+        for path, write in writers.items():
+            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            os.close(descriptor)
+            temporaries[path] = Path(name)
+            write(temporaries[path])
+            with open(name, "rb+") as file:
+                os.fsync(file.fileno())
+            os.chmod(name, 0o666 & ~_umask())  # mkstemp makes it private to the user
+        for path, temporary in temporaries.items():
+            os.replace(temporary, path)
+    finally:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
