@@ -16,6 +16,7 @@ def replace_files(writers: Mapping[Path, Callable[[Path], Any]]) -> None:
     temporaries: dict[Path, Path] = {}
     try:
         for path, write in writers.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
             os.close(descriptor)
             temporaries[path] = Path(name)
@@ -25,9 +26,19 @@ def replace_files(writers: Mapping[Path, Callable[[Path], Any]]) -> None:
             os.chmod(name, 0o666 & ~_umask())  # mkstemp makes it private to the user
         for path, temporary in temporaries.items():
             os.replace(temporary, path)
+        for folder in {path.parent for path in writers} if os.name == "posix" else ():
+            _flush_folder(folder)  # a rename survives a power cut only once the folder is on disk
     finally:
         for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:

@@ -58,7 +58,7 @@ def inject(model: nn.Module, config: AdapterConfig, layer: type[Adapter] | None 
     heads = _named(model, config.trainable, "trainable")
     _refuse_tied_heads(model, config, heads)
 
-    wrapped = {base: layer(base, config) for base in set(targets.values())}
+    wrapped = {base: layer(base, config) for base in dict.fromkeys(targets.values())}  # in order: A is drawn at random
     model.requires_grad_(False)
     for adapter in wrapped.values():
         for name, parameter in adapter.named_parameters():

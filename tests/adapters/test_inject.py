@@ -160,6 +160,17 @@ def test_parameter_report_counts_each_weight_once():
     assert "288" in str(report) and "<td>288</td>" in report._repr_html_()
 
 
+def test_the_seed_decides_every_adapter():
+    """The order in which layers draw their A must not depend on where objects lie in memory."""
+    states = []
+    for _ in range(3):
+        model, keep = build("bert"), [object() for _ in range(len(states) * 1000)]
+        torch.manual_seed(7)
+        states.append(inject(model, config(target_modules="all-linear")).state_dict())
+        del keep
+    assert all(torch.equal(states[0][key], state[key]) for state in states for key in state)
+
+
 def test_injected_model_pickles_and_deepcopies():
     model = inject(build("bert"), config())
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):

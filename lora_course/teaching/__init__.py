@@ -1,0 +1,7 @@
+"""What turns notebooks into lessons: exercises that check themselves, progress, and the tools that build the notebooks.
+
+A notebook needs two of these modules: `exercises` (the function `check`) and `profiles` (how big a run may be).
+A check needs `exercises` (the decorator) and `compare` (what to say about a wrong answer).
+An author needs `authoring` (notebooks from sources) and the gates in `gates` and `answers`, which the tests run.
+Nothing outside this folder, the command line, the notebooks and the tests imports any of it.
+"""

@@ -1,0 +1,68 @@
+"""The papers of the course, in one table: a lesson may cite an arXiv id only if it stands here.
+
+Each entry says what to read the paper for and which lesson sends you there. The ids were checked against the papers'
+own titles and authors; `NOT_OURS` holds two ids that circulate in slides on this subject and lead somewhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Paper:
+    """arxiv: the id without version; lesson: two digits."""
+
+    arxiv: str
+    title: str
+    authors: str
+    year: int
+    read_it_for: str
+    lesson: str
+
+    @property
+    def link(self) -> str:
+        return f"https://arxiv.org/abs/{self.arxiv}"
+
+
+PAPERS = (
+    Paper("1706.03762", "Attention Is All You Need", "Vaswani et al.", 2017,
+          "the block whose matrices every adapter changes", "03"),
+    Paper("1810.04805", "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding",
+          "Devlin, Chang, Lee, Toutanova", 2018, "what fine-tuning a pretrained encoder meant before adapters", "04"),
+    Paper("1902.00751", "Parameter-Efficient Transfer Learning for NLP", "Houlsby et al.", 2019,
+          "the first adapters, and the question that LoRA answers differently", "01"),
+    Paper("2012.13255", "Intrinsic Dimensionality Explains the Effectiveness of Language Model Fine-Tuning",
+          "Aghajanyan, Zettlemoyer, Gupta", 2020, "why so few directions are enough", "01"),
+    Paper("2106.09685", "LoRA: Low-Rank Adaptation of Large Language Models", "Hu et al.", 2021,
+          "the method itself; section 4 is the whole of it", "02"),
+    Paper("2308.03303", "LoRA-FA: Memory-efficient Low-rank Adaptation for Large Language Models Fine-tuning",
+          "Zhang, Zhang, Shi, Chu, Li", 2023, "which activations a frozen A makes superfluous", "05"),
+    Paper("2310.11454", "VeRA: Vector-based Random Matrix Adaptation", "Kopiczko, Blankevoort, Asano", 2023,
+          "how far shared random matrices carry", "05"),
+    Paper("2402.12354", "LoRA+: Efficient Low Rank Adaptation of Large Models", "Hayou, Ghosh, Yu", 2024,
+          "why A and B want different learning rates", "06"),
+    Paper("2309.02411", "Delta-LoRA: Fine-Tuning High-Rank Parameters with the Delta of Low-Rank Matrices",
+          "Zi et al.", 2023, "an update of the frozen weight, and what it telescopes to", "06"),
+    Paper("2312.03732", "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA", "Kalajdzievski", 2023,
+          "what alpha/rank does to learning as the rank grows", "07"),
+    Paper("2402.09353", "DoRA: Weight-Decomposed Low-Rank Adaptation", "Liu et al.", 2024,
+          "magnitude and direction learned apart", "07"),
+    Paper("2404.02948",
+          "PiSSA: Principal Singular Values and Singular Vectors Adaptation of Large Language Models",
+          "Meng, Wang, Zhang", 2024, "starting from the large singular values instead of from zero", "07"),
+    Paper("1604.06174", "Training Deep Nets with Sublinear Memory Cost", "Chen, Xu, Zhang, Guestrin", 2016,
+          "checkpointing, and what the second forward costs", "09"),
+    Paper("2305.14314", "QLoRA: Efficient Finetuning of Quantized LLMs", "Dettmers, Pagnoni, Holtzman, Zettlemoyer",
+          2023, "NF4, double quantization, and where the adapter stays in full precision", "10"),
+    Paper("2210.07558",
+          "DyLoRA: Parameter Efficient Tuning of Pre-trained Models using Dynamic Search-Free Low-Rank Adaptation",
+          "Valipour, Rezagholizadeh, Kobyzev, Ghodsi", 2022, "one training run that serves every smaller rank", "11"),
+    Paper("2303.10512", "AdaLoRA: Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning", "Zhang et al.",
+          2023, "spending a budget of ranks where it matters", "11"),
+)
+NOT_OURS = {
+    "2203.14493": "a computer vision paper; for dynamic ranks cite 2210.07558 or 2303.10512",
+    "2303.16742": "not identifiable as a paper on this subject",
+}
+BY_ARXIV = {paper.arxiv: paper for paper in PAPERS}

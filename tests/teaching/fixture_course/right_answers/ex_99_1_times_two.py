@@ -1,0 +1,5 @@
+"""99.1"""
+
+
+def answer(x):
+    return x * 2

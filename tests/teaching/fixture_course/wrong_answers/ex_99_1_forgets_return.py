@@ -1,0 +1,7 @@
+"""99.1
+is there a `return`
+"""
+
+
+def answer(x):
+    x * 2

@@ -1,0 +1,7 @@
+"""99.2
+Shift is a module
+"""
+
+
+def answer(x):
+    return x + 3

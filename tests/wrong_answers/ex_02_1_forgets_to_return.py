@@ -1,0 +1,7 @@
+"""02.1
+is there a `return`?
+"""
+
+
+def answer(in_features, out_features, rank):
+    rank * (in_features + out_features)
