@@ -122,7 +122,7 @@ def split_attention(model: nn.Module) -> nn.Module:
     found = {name: m for name, m in model.named_modules(remove_duplicate=False) if type(m) is nn.MultiheadAttention}
     if not found:
         raise ValueError(f"{type(model).__name__} has no nn.MultiheadAttention to split")
-    split = {attention: SplitAttention(attention) for attention in set(found.values())}
+    split = {attention: SplitAttention(attention) for attention in dict.fromkeys(found.values())}
     return _replace_all(model, {name: split[attention] for name, attention in found.items()})
 
 
@@ -137,7 +137,7 @@ def join_attention(model: nn.Module) -> nn.Module:
     for name, attention in found.items():
         if any(isinstance(layer, Adapter) for layer in attention.children()):
             raise ValueError(f"{name or 'this attention'} still has adapters: call merge(model) and eject(model) first")
-    joined = {attention: _join(attention) for attention in set(found.values())}
+    joined = {attention: _join(attention) for attention in dict.fromkeys(found.values())}
     return _replace_all(model, {name: joined[attention] for name, attention in found.items()})
 
 
