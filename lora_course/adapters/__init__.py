@@ -1,9 +1,11 @@
 """One technique, one file. `METHODS` maps the name in `AdapterConfig(method=…)` to the layer that implements it."""
 
 from lora_course.adapters.delta_lora import DeltaLoRA
+from lora_course.adapters.dylora import DyLoRA
 from lora_course.adapters.lora import LoRA
 
 METHODS = {
     "lora": LoRA,
     "delta_lora": DeltaLoRA,
+    "dylora": DyLoRA,
 }
