@@ -64,7 +64,19 @@ class AdaLoRA(Adapter):
         return (B @ (A * E)) * self.config.alpha / (self.config.rank + 1e-5)
 
     def file_names(self) -> dict[str, str]:
-        return {name: name for name in ("lora_A", "lora_E", "lora_B")}
+        raise ValueError("an AdaLoRA layer is not written entry by entry: see file_tensors")
+
+    def file_tensors(self) -> dict[str, Tensor]:
+        """PEFT's file holds the ranks kept, and its config which ones they are."""
+        A, E, B = (p.detach() for p in factors(self))
+        return {"lora_A": A[self.kept], "lora_E": E[self.kept], "lora_B": B[:, self.kept]}
+
+    @torch.no_grad()
+    def load_file_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """`kept` says where the rows go; a masked rank gets E = 0."""
+        self.lora_A[self.kept] = tensors["lora_A"].to(self.lora_A)
+        self.lora_B[:, self.kept] = tensors["lora_B"].to(self.lora_B)
+        self.lora_E.zero_()[self.kept] = tensors["lora_E"].to(self.lora_E)
 
 
 class RankAllocator:

@@ -11,6 +11,7 @@ From K = 0, where B_0 = 0, the forward pass is that of LoRA with alpha' = (1 + l
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
@@ -68,6 +69,23 @@ class DeltaLoRA(LoRA):
         A = torch.cat([self.lora_A, self.start_A])
         B = torch.cat([(1 + self.lam) * self.lora_B, -self.lam * self.start_B], dim=1)
         return A.detach(), B.detach()
+
+    def file_names(self) -> dict[str, str]:
+        raise ValueError("A and B alone are not all of a Delta-LoRA layer: save plain_lora() in its place")
+
+    @torch.no_grad()
+    def plain_lora(self) -> LoRA:
+        """The same change of the same base as a plain LoRA, which every tool can read: of rank r if K was 0, else 2 r.
+
+        A file holds this. What it takes to go on as Delta-LoRA is in the state_dict.
+        """
+        A, B = self.as_lora()
+        if not (self.lam and self.start_A.any() and self.start_B.any()):
+            A, B = A[: self.config.rank], B[:, : self.config.rank]
+        alpha = self.config.alpha * len(A) / self.config.rank
+        lora = LoRA(self.base_layer, replace(self.config, method="lora", rank=len(A), alpha=alpha))
+        lora.lora_A.copy_(A), lora.lora_B.copy_(B)
+        return lora.train(self.training)
 
 
 class DeltaUpdate:

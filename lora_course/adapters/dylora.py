@@ -51,6 +51,10 @@ class DyLoRA(LoRA):
         lora.lora_B.copy_(self.lora_B[:, :rank])
         return lora.train(self.training)
 
+    def plain_lora(self) -> LoRA:
+        """What a file holds: the LoRA at the rank of evaluation."""
+        return self.as_lora(self.eval_rank)
+
 
 def set_rank(model: nn.Module, rank: int) -> nn.Module:
     """Evaluate and merge every DyLoRA layer at this rank; training goes on drawing. Returns `model`.

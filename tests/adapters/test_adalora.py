@@ -235,6 +235,20 @@ def test_averages_leave_the_optimizer_after_the_last_masking():
         assert torch.linalg.matrix_rank(layer.delta_weight()) == int(layer.kept.sum())
 
 
+def test_what_a_file_holds():
+    model, optimizer, _ = setup()
+    train(model, optimizer, range(12))
+    twin = ours("bert", ["query", "output.dense"])
+    for mine, other in zip(adapters(model).values(), adapters(twin).values(), strict=True):
+        tensors = mine.file_tensors()
+        kept = int(mine.kept.sum())
+        shapes = {"lora_A": (kept, mine.in_features), "lora_E": (kept, 1), "lora_B": (mine.out_features, kept)}
+        assert {key: tuple(t.shape) for key, t in tensors.items()} == shapes
+        other.kept.copy_(mine.kept)
+        other.load_file_tensors(tensors)
+        assert torch.equal(other.delta_weight(), mine.delta_weight()) and other.lora_A.any(dim=1).all()
+
+
 def test_with_the_trainer(tmp_path):
     from transformers import Trainer, TrainingArguments
 

@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import peft
 import pytest
 import torch
 from torch import nn
@@ -10,7 +11,8 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
-from lora_course import AdapterConfig, adapters, eject, inject, make_optimizer, merge, unmerge
+from lora_course import AdapterConfig, adapters, eject, inject, make_optimizer, merge, save_adapter, unmerge
+from lora_course.adapters import LoRA
 from lora_course.adapters.base import weight_view
 from lora_course.adapters.delta_lora import DeltaLoRA, DeltaUpdate
 from tests.adapters.models import HEADS, batch, build
@@ -271,6 +273,26 @@ def test_merge_and_eject():
     for adapter, weight in zip(adapters(model).values(), base, strict=True):
         assert_close(adapter.weight, weight, rtol=0, atol=1e-15)
     assert_close(eject(merge(model))(x), expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_the_plain_lora_it_amounts_to(start, tmp_path):
+    """What PEFT can read: rank r if K = 0, for B_0 A_0 = 0 leaves nothing to take back; rank 2 r else."""
+    model, optimizer, _ = setup(start, dtype=torch.float32)
+    train(model, optimizer, range(5))
+    x, _ = data(99, torch.float32)
+    expected = model(x)
+    with pytest.raises(ValueError, match="save plain_lora"):
+        save_adapter(model, tmp_path)
+    plain = copy.deepcopy(model)
+    for name, layer in adapters(model).items():
+        plain.set_submodule(name, layer.plain_lora())
+    ranks = {a.config.rank for a in adapters(plain).values()}
+    assert ranks == {2 * RANK if start else RANK} and all(type(a) is LoRA for a in adapters(plain).values())
+    assert_close(plain(x), expected, rtol=0, atol=2e-6)
+    save_adapter(plain, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(eject(make(dtype=torch.float32)), tmp_path)
+    assert torch.equal(theirs(x), plain(x)) and torch.equal(model(x), expected)
 
 
 def test_a_removed_update_counts_no_more_and_another_may_follow():
