@@ -2,17 +2,14 @@
 
     h = W x + b + alpha / (r + 1e-5)  B (A * E) x         E (r, 1): one factor for each rank, starting at 0
 
-A triplet (row of A, entry of E, column of B) has an importance: |weight * gradient|, smoothed over the steps, times how
-much that still fluctuates; of E plus the means over the row and the column (their equations 8 to 12). `RankAllocator`
-lowers the budget along a cubic (their equation 13) and sets E of the least important triplets to 0. For E to mean
-something, A A^T and B^T B are held near the identity by a penalty (their equation 4). Masked ranks keep their memory.
+A and B stand for singular vectors and E for singular values, so that a rank can be switched off by one number, and on
+again. rank_allocator.py decides which. Masked ranks keep their memory; a file holds only the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
-from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +18,6 @@ from torch import Tensor, nn
 from lora_course.adapters.base import Adapter
 from lora_course.adapters.config import AdapterConfig
 
-_HOOKED: WeakSet[torch.optim.Optimizer] = WeakSet()
-AVERAGES = ("importance", "uncertainty")  # what the allocator adds to the optimizer's state of a parameter
-
 
 class AdaLoRA(Adapter):
     """A rank-r update in three factors, r (in + out + 1) trainable. `config.rank` is the rank to begin with.
@@ -31,10 +25,13 @@ class AdaLoRA(Adapter):
     kept: (r,) buffer, which ranks have not been masked. Raises ValueError for an embedding.
     """
 
+    kinds = ("linear", "conv1d")
+    peft_type = "ADALORA"
+    peft_fields = {"init_r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout"}
+    peft_constants = {"bias": "none", "total_step": 1}  # a schedule, which PEFT asks for even of what is trained
+
     def __init__(self, base_layer: nn.Module, config: AdapterConfig):
         super().__init__(base_layer, config)
-        if self.kind == "embedding":
-            raise ValueError("adalora is defined for Linear and Conv1D layers, not for an embedding")
         self.lora_A = self.new_parameter(config.rank, self.in_features)
         self.lora_E = self.new_parameter(config.rank, 1)
         self.lora_B = self.new_parameter(self.out_features, config.rank)
@@ -42,10 +39,17 @@ class AdaLoRA(Adapter):
         self.register_buffer("kept", torch.ones(config.rank, dtype=torch.bool, device=device))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=device))
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
-        self.train(base_layer.training)
         nn.init.normal_(self.lora_A, std=0.02)
         nn.init.zeros_(self.lora_E)
         nn.init.normal_(self.lora_B, std=0.02)
+
+    @staticmethod
+    def count_trainable(in_features: int, out_features: int, rank: int) -> int:
+        return rank * (in_features + out_features + 1)
+
+    @property
+    def scaling(self) -> float:
+        return self.config.alpha / (self.config.rank + 1e-5)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in); returns (..., out)."""
@@ -63,184 +67,27 @@ class AdaLoRA(Adapter):
             A, E, B = A.float(), E.float(), B.float()
         return (B @ (A * E)) * self.config.alpha / (self.config.rank + 1e-5)
 
-    def file_names(self) -> dict[str, str]:
-        raise ValueError("an AdaLoRA layer is not written entry by entry: see file_tensors")
+    def factors(self) -> tuple[nn.Parameter, nn.Parameter, nn.Parameter]:
+        return self.lora_A, self.lora_E, self.lora_B
 
     def file_tensors(self) -> dict[str, Tensor]:
         """PEFT's file holds the ranks kept, and its config which ones they are."""
-        A, E, B = (p.detach() for p in factors(self))
+        A, E, B = (p.detach() for p in self.factors())
         return {"lora_A": A[self.kept], "lora_E": E[self.kept], "lora_B": B[:, self.kept]}
 
     @torch.no_grad()
-    def load_file_tensors(self, tensors: dict[str, Tensor]) -> None:
+    def load_file_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """`kept` says where the rows go; a masked rank gets E = 0."""
         self.lora_A[self.kept] = tensors["lora_A"].to(self.lora_A)
         self.lora_B[:, self.kept] = tensors["lora_B"].to(self.lora_B)
         self.lora_E.zero_()[self.kept] = tensors["lora_E"].to(self.lora_E)
 
+    @classmethod
+    def layer_settings(cls, layers: Mapping[str, AdaLoRA]) -> dict[str, Any]:
+        return {"rank_pattern": {f"{name}.lora_E": layer.kept.tolist() for name, layer in layers.items()}}
 
-class RankAllocator:
-    """Holds A and B near orthogonal and spends the rank budget, whoever calls `optimizer.step()`.
-
-    model: injected with method="adalora".  optimizer: the one that trains its A, E and B.
-    target_rank: average rank a layer has in the end, from 1 to below the rank that it begins with.
-    total_steps: optimizer steps of the whole run. The first is step 0, as in PEFT's examples.
-    warmup, final: steps of full rank at the start, and of the final ranks at the end.
-    every: steps from one masking to the next.  beta1, beta2: how slowly importance and its fluctuation follow.
-    orthogonality: weight of the penalty, whose gradient is added just before each step, after any clipping; 0 for none.
-
-    Masks and step count are buffers of the layers, the averages lie in the optimizer's state: a checkpoint of both
-    goes on bit for bit. After the last masking the averages are dropped.
-
-    Raises ValueError if the model has no such adapters, the optimizer does not train one of them or has an allocator
-    already, or the schedule makes no sense.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        target_rank: int,
-        total_steps: int,
-        warmup: int = 0,
-        final: int = 0,
-        every: int = 1,
-        beta1: float = 0.85,
-        beta2: float = 0.85,
-        orthogonality: float = 0.5,
-    ):
-        self.layers = {name: m for name, m in model.named_modules() if isinstance(m, AdaLoRA)}
-        if not self.layers:
-            raise ValueError("no AdaLoRA layer: inject(model, AdapterConfig(method='adalora', ...)) first")
-        rank = next(iter(self.layers.values())).config.rank
-        if not 1 <= target_rank < rank:
-            raise ValueError(f"target_rank must be at least 1 and below the first rank, {rank}; got {target_rank}")
-        if warmup < 0 or final < 0 or every < 1 or warmup >= total_steps - final:
-            raise ValueError(
-                f"warmup={warmup} and final={final} leave no step of {total_steps} to lower the budget in, or "
-                f"every={every} is below 1"
-            )
-        if not (0 < beta1 < 1 and 0 < beta2 < 1 and orthogonality >= 0):
-            raise ValueError(f"need beta1, beta2 in (0, 1), orthogonality >= 0: got {beta1}, {beta2}, {orthogonality}")
-        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for name, layer in self.layers.items():
-            if not {id(p) for p in factors(layer)} <= trained:
-                raise ValueError(f"the optimizer does not train the adapter at {name!r}: make it after inject")
-        if optimizer in _HOOKED:
-            raise ValueError("this optimizer has a RankAllocator already: two would count every step twice")
-        self.optimizer, self.target_rank, self.total_steps = optimizer, target_rank, total_steps
-        self.warmup, self.final, self.every = warmup, final, every
-        self.beta1, self.beta2, self.orthogonality = beta1, beta2, orthogonality
-        self.handles = [
-            optimizer.register_step_pre_hook(self._add_penalty),
-            optimizer.register_step_post_hook(self._allocate),
-        ]
-        _HOOKED.add(optimizer)
-
-    def remove(self) -> None:
-        """Mask no more and add no penalty."""
-        for handle in self.handles:
-            handle.remove()
-        _HOOKED.discard(self.optimizer)
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps taken so far, which is the number of the next one."""
-        return int(next(iter(self.layers.values())).steps)
-
-    def ranks(self) -> dict[str, int]:
-        """Layer -> ranks not masked."""
-        return {name: int(layer.kept.sum()) for name, layer in self.layers.items()}
-
-    def _add_penalty(self, *_: Any) -> None:
-        if not self.orthogonality:
-            return
-        parameters = [p for layer in self.layers.values() for p in (layer.lora_A, layer.lora_B) if p.grad is not None]
-        if not parameters:
-            return
-        with torch.enable_grad():
-            penalty = self.orthogonality * orthogonality_penalty(self.layers.values())
-        for p, gradient in zip(parameters, torch.autograd.grad(penalty, parameters), strict=True):
-            p.grad += gradient
-
-    @torch.no_grad()
-    def _allocate(self, *_: Any) -> None:
-        step, last = self.step, self.total_steps - self.final
-        if step < last:
-            for layer in self.layers.values():
-                for p in factors(layer):
-                    self._follow(p)
-        if step == last or (self.warmup < step < last and step % self.every == 0):
-            scores = {name: self._triplets(layer) for name, layer in self.layers.items()}
-            kept = keep_most_important(scores, self.budget(step))
-            for name, layer in self.layers.items():
-                layer.kept.copy_(kept[name])
-                layer.lora_E.masked_fill_(~kept[name].unsqueeze(1), 0.0)
-        elif step > last:
-            for layer in self.layers.values():
-                layer.lora_E.masked_fill_(~layer.kept.unsqueeze(1), 0.0)
-        if step == last:
-            for layer in self.layers.values():
-                for p in factors(layer):
-                    for key in AVERAGES:
-                        self.optimizer.state[p].pop(key, None)
-        for layer in self.layers.values():
-            layer.steps += 1
-
-    def budget(self, step: int) -> int:
-        """Ranks that the whole model may have at this step."""
-        first = sum(layer.config.rank for layer in self.layers.values())
-        target = self.target_rank * len(self.layers)
-        return cubic_budget(step, first, target, self.warmup, self.total_steps - self.final)
-
-    def _follow(self, p: nn.Parameter) -> None:
-        if p.grad is None:
-            return
-        state = self.optimizer.state[p]
-        average, spread = (state.get(key, torch.zeros_like(p)) for key in AVERAGES)
-        now = (p * p.grad).abs()
-        average = self.beta1 * average + (1 - self.beta1) * now
-        spread = self.beta2 * spread + (1 - self.beta2) * (now - average).abs()
-        state.update(zip(AVERAGES, (average, spread), strict=True))
-
-    def _triplets(self, layer: AdaLoRA) -> Tensor:
-        A, E, B = (self._score(p) for p in factors(layer))  # (r, in), (r, 1), (out, r)
-        return E.view(-1) + torch.stack([A.mean(dim=1), B.mean(dim=0)], dim=1).sum(dim=1)  # (r,)
-
-    def _score(self, p: nn.Parameter) -> Tensor:
-        average, spread = (self.optimizer.state[p].get(key) for key in AVERAGES)
-        return torch.zeros_like(p) if average is None else average * spread
-
-
-def factors(layer: AdaLoRA) -> tuple[nn.Parameter, nn.Parameter, nn.Parameter]:
-    return layer.lora_A, layer.lora_E, layer.lora_B
-
-
-def orthogonality_penalty(layers: Iterable[AdaLoRA]) -> Tensor:
-    """Mean over all A and B of ||A A^T - I|| and ||B^T B - I||, Frobenius norms, unsquared as in PEFT (the paper
-    squares them). A scalar with gradients.
-    """
-    gram = [g for layer in layers for g in (layer.lora_A @ layer.lora_A.T, layer.lora_B.T @ layer.lora_B)]
-    return sum(torch.norm(g - torch.eye(len(g), dtype=g.dtype, device=g.device)) for g in gram) / len(gram)
-
-
-def cubic_budget(step: int, first: int, target: int, warmup: int, last: int) -> int:
-    """`first` up to `warmup`, then a cubic that falls steeply at once and reaches `target` at step `last`."""
-    if step <= warmup:
-        return first
-    if step >= last:
-        return target
-    return int((first - target) * (1 - (step - warmup) / (last - warmup)) ** 3 + target)
-
-
-def keep_most_important(scores: dict[str, Tensor], budget: int) -> dict[str, Tensor]:
-    """Which triplets to keep: those above the score that leaves `budget` of them (fewer if scores tie).
-
-    scores: layer -> (r,); returns layer -> (r,) bool.
-    """
-    everything = torch.cat([*scores.values()])
-    dropped = everything.numel() - budget
-    if dropped <= 0:
-        return {name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()}
-    threshold = torch.kthvalue(everything, dropped).values
-    return {name: ~(score <= threshold) for name, score in scores.items()}
+    def use_layer_settings(self, settings: Mapping[str, Any], name: str) -> None:
+        kept = (settings.get("rank_pattern") or {}).get(f"{name}.lora_E", [True] * self.config.rank)
+        if len(kept) != self.config.rank:
+            raise ValueError(f"rank_pattern of {name} has {len(kept)} entries for a rank of {self.config.rank}")
+        self.kept.copy_(torch.tensor(kept, dtype=torch.bool))

@@ -29,12 +29,12 @@ class DeltaLoRA(LoRA):
     """LoRA whose W follows B A once `DeltaUpdate` has begun; before that, or without it, plain LoRA.
 
     r (in + out) trainable. The buffers hold what `DeltaUpdate` sets, so that a model's state_dict is all there is.
-    Raises ValueError for dropout.
+    Raises ValueError for dropout: W follows B A, not what dropout leaves of it.
     """
 
+    has_dropout = False
+
     def __init__(self, base_layer: nn.Module, config: AdapterConfig):
-        if config.dropout:
-            raise ValueError(f"delta_lora has no dropout, got {config.dropout}: W follows B A, not what dropout leaves")
         super().__init__(base_layer, config)
         device = self.weight.device
         self.register_buffer("start_A", torch.zeros_like(self.lora_A, requires_grad=False))  # A_K
@@ -50,28 +50,25 @@ class DeltaLoRA(LoRA):
         A = torch.cat([self.lora_A.detach(), self.start_A])  # (2 r, in)
         B = torch.cat([self.lora_B.detach(), -self.start_B], dim=1)  # (out, 2 r)
         moved = F.linear(self.project_in(x, A), B)  # (B A - B_K A_K) x, a gradient for x alone
-        return h + (moved * (self.lam * self.config.scaling)).to(h.dtype)
+        return h + (moved * (self.lam * self.scaling)).to(h.dtype)
 
     def drift(self) -> Tensor:
         """W_t - W_0, (out, in)."""
         moved = self.lora_B @ self.lora_A - self.start_B @ self.start_A
-        return (moved * (self.lam * self.config.scaling)).detach()
+        return (moved * (self.lam * self.scaling)).detach()
 
     def delta_weight(self) -> Tensor:
         """All that separates the layer from W_0: s B A and the drift of W. (out, in)"""
         A, B = self.as_lora()
         if A.element_size() < 4:
             A, B = A.float(), B.float()
-        return (B @ A) * self.config.scaling
+        return (B @ A) * self.scaling
 
     def as_lora(self) -> tuple[Tensor, Tensor]:
         """A (2 r, in), B (out, 2 r): the plain LoRA of scale s that changes W_0 as much as this layer does."""
         A = torch.cat([self.lora_A, self.start_A])
         B = torch.cat([(1 + self.lam) * self.lora_B, -self.lam * self.start_B], dim=1)
         return A.detach(), B.detach()
-
-    def file_names(self) -> dict[str, str]:
-        raise ValueError("A and B alone are not all of a Delta-LoRA layer: save plain_lora() in its place")
 
     @torch.no_grad()
     def plain_lora(self) -> LoRA:

@@ -24,7 +24,6 @@ class DyLoRA(LoRA):
     def __init__(self, base_layer: nn.Module, config: AdapterConfig):
         super().__init__(base_layer, config)
         self.eval_rank = config.rank
-        self.train(base_layer.training)  # a new module is in training mode, and would draw
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in), or token ids (...) on an embedding; returns (..., out)."""
@@ -41,7 +40,11 @@ class DyLoRA(LoRA):
         A, B = self.lora_A[: self.eval_rank], self.lora_B[:, : self.eval_rank]
         if A.element_size() < 4:
             A, B = A.float(), B.float()
-        return (B @ A) * (self.config.alpha / self.eval_rank)
+        return (B @ A) * self.scaling
+
+    @property
+    def scaling(self) -> float:
+        return self.config.alpha / self.eval_rank
 
     @torch.no_grad()
     def as_lora(self, rank: int) -> LoRA:

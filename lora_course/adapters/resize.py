@@ -2,7 +2,7 @@
 
     grow    new rows of A random, new columns of B zero: B A, and so the model, stays what it was
     shrink  the best rank-k approximation of B A: its k largest singular values (Eckart and Young 1936)
-alpha changes along with the rank, so that s = alpha / rank stays; the optimizer's averages move along too; what is cut
+alpha changes along with the rank, so that s stays; the optimizer's averages move along too; what is cut
 off is gone from memory. When and where to do it is the business of rank_controller.py.
 """
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lora_course.adapters.lora import LoRA
 
+METHODS = ("lora", "rslora")  # A and B are all of them
 GRADIENTS = ("exp_avg", "momentum_buffer")  # averages of gradients: they transform as gradients do
 SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")  # averages of squared gradients
 
@@ -51,8 +52,9 @@ def resize_rank(target: nn.Module, rank: int, optimizer: torch.optim.Optimizer |
             mix_A, mix_B = D.T, C.T
         _replace(layer, "lora_A", A, optimizer, 0, mix_A)
         _replace(layer, "lora_B", B, optimizer, 1, mix_B)
-        same_alpha = replace(layer.config, rank=rank)
-        layer.config = replace(same_alpha, alpha=layer.config.alpha * layer.config.scaling / same_alpha.scaling)
+        scaling = layer.scaling
+        layer.config = replace(layer.config, rank=rank)
+        layer.config = replace(layer.config, alpha=layer.config.alpha * scaling / layer.scaling)
     return target
 
 
@@ -82,7 +84,7 @@ def best_approximation(A: Tensor, B: Tensor, rank: int) -> tuple[Tensor, Tensor,
 def singular_values(layer: LoRA) -> Tensor:
     """Those of the change s B A, largest first: (min(rank, in, out),), float64 on the CPU."""
     A, B = layer.lora_A.to("cpu", torch.float64), layer.lora_B.to("cpu", torch.float64)
-    return torch.linalg.svdvals(torch.linalg.qr(B).R @ torch.linalg.qr(A.T).R.T) * layer.config.scaling
+    return torch.linalg.svdvals(torch.linalg.qr(B).R @ torch.linalg.qr(A.T).R.T) * layer.scaling
 
 
 def lora_layers(target: nn.Module) -> dict[str, LoRA]:
@@ -95,8 +97,8 @@ def lora_layers(target: nn.Module) -> dict[str, LoRA]:
 def _check(name: str, layer: LoRA, rank: int, optimizer: torch.optim.Optimizer | None) -> None:
     where = f"{name or 'this layer'} ({layer.in_features} in, {layer.out_features} out)"
     most = min(layer.in_features, layer.out_features)
-    if layer.config.method != "lora":
-        raise ValueError(f"{where} is of method {layer.config.method!r}; only 'lora' is all in A and B")
+    if layer.config.method not in METHODS:
+        raise ValueError(f"{where} is of method {layer.config.method!r}; only {' and '.join(METHODS)} can be resized")
     if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= most:
         raise ValueError(f"{where} can have a rank from 1 to {most}, got {rank!r}")
     if layer.merged:

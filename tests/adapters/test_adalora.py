@@ -13,9 +13,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
 from lora_course import AdapterConfig, adapters, eject, inject, make_optimizer, merge, parameter_report, unmerge
-from lora_course.adapters.adalora import (
+from lora_course.adapters.adalora import AdaLoRA
+from lora_course.adapters.rank_allocator import (
     AVERAGES,
-    AdaLoRA,
     RankAllocator,
     cubic_budget,
     keep_most_important,

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
 from lora_course import AdapterConfig, adapters, inject, make_optimizer, merge, parameter_report, unmerge
-from lora_course.adapters import LoRA
+from lora_course.adapters import LoRA, RsLoRA
 from lora_course.adapters.resize import best_approximation, resize_rank, singular_values
 from tests.adapters.models import batch, build
 
@@ -23,14 +23,15 @@ KINDS = ["linear", "conv1d", "embedding"]
 EXACT = {"rtol": 0.0, "atol": 1e-12}
 
 
-def make(kind="linear", rank=RANK, random=True, dtype=torch.float64, n_in=IN, n_out=OUT, seed=0):
+def make(kind="linear", rank=RANK, random=True, dtype=torch.float64, n_in=IN, n_out=OUT, seed=0, cls=LoRA):
     torch.manual_seed(seed)
     base = {
         "linear": lambda: nn.Linear(n_in, n_out),
         "conv1d": lambda: Conv1D(n_out, n_in),
         "embedding": lambda: nn.Embedding(n_in, n_out),
     }[kind]()
-    layer = LoRA(base.to(dtype), AdapterConfig(rank=rank, alpha=ALPHA))
+    method = "rslora" if cls is RsLoRA else "lora"
+    layer = cls(base.to(dtype), AdapterConfig(method=method, rank=rank, alpha=ALPHA))
     if random:
         nn.init.normal_(layer.lora_A), nn.init.normal_(layer.lora_B)
     return layer
@@ -96,6 +97,20 @@ def test_shrinking_at_the_start_leaves_a_layer_that_can_learn(kind):
     fresh = make(kind, random=False, seed=5)
     typical = (fresh.lora_B.T if kind == "embedding" else fresh.lora_A).norm(dim=1).mean()
     assert ((alive.norm(dim=1) / typical - 1).abs() < 0.6).all()  # rows as long as a new layer's
+
+
+@pytest.mark.parametrize("rank", [2, 8])
+def test_rslora_keeps_its_scale_too(rank):
+    """There s = alpha / sqrt(rank), so alpha goes with the root."""
+    layer = make(cls=RsLoRA)
+    scaling, full = layer.scaling, layer.delta_weight().detach()
+    resize_rank(layer, rank)
+    assert layer.scaling == pytest.approx(scaling, rel=1e-15)
+    assert layer.config.alpha == pytest.approx(ALPHA * math.sqrt(rank / RANK))
+    U, S, Vh = torch.linalg.svd(full)
+    kept = min(rank, RANK)
+    assert_close(layer.delta_weight(), U[:, :kept] * S[:kept] @ Vh[:kept], **EXACT)
+    assert_close(singular_values(layer)[:kept], S[:kept], **EXACT)
 
 
 def test_rows_are_orthogonal_and_as_long_as_before():
@@ -321,5 +336,5 @@ def test_refusals_come_before_any_change():
     with pytest.raises(ValueError, match="no LoRA layer"):
         resize_rank(nn.Linear(3, 3), 2)
     delta = inject(nn.Sequential(nn.Linear(9, 9)), AdapterConfig(method="dylora", target_modules=["0"]))
-    with pytest.raises(ValueError, match="of method 'dylora'; only 'lora'"):
+    with pytest.raises(ValueError, match="of method 'dylora'; only lora and rslora"):
         resize_rank(delta, 2)
