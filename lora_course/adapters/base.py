@@ -9,7 +9,8 @@ Three kinds of layer multiply by a weight matrix, and each stores it differently
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -43,24 +44,61 @@ class Adapter(nn.Module):
     base_layer: nn.Linear, transformers Conv1D or nn.Embedding.
     config: the settings, shared by every adapter of a model.
 
-    Raises TypeError for any other layer, ValueError for an embedding with max_norm (its lookup rewrites its weight).
+    Raises TypeError for any other layer, ValueError for one that the method is not defined for, for dropout where the
+    method has none, and for an embedding with max_norm (its lookup rewrites its weight).
     """
+
+    kinds: ClassVar[tuple[LayerKind, ...]] = ("linear", "conv1d", "embedding")  # what the method is defined for
+    has_dropout: ClassVar[bool] = True
+
+    # How files name the method and its settings; peft_format.py reads and writes them.
+    peft_type: ClassVar[str | None] = None  # None: PEFT does not have the method
+    peft_fields: ClassVar[Mapping[str, str]] = {}  # setting in PEFT's config -> the field of AdapterConfig it is
+    peft_marks: ClassVar[Mapping[str, Any]] = {}  # settings that tell it from other methods of the same peft_type
+    peft_constants: ClassVar[Mapping[str, Any]] = {}  # other settings that PEFT must find
 
     def __init__(self, base_layer: nn.Module, config: AdapterConfig):
         super().__init__()
+        self.check(base_layer, config)
+        self.base_layer = base_layer.requires_grad_(False)
+        self.config = config
+        self.kind: LayerKind = layer_kind(base_layer)
+        self.out_features, self.in_features = weight_view(base_layer).shape
+        self.merged = False
+
+    @classmethod
+    def check(cls, base_layer: nn.Module, config: AdapterConfig) -> None:
+        """Raise, saying why, if this method cannot adapt this layer. Changes nothing; `inject` asks for all first."""
         kind = layer_kind(base_layer)
         if kind is None:
             raise TypeError(
                 f"cannot adapt a {type(base_layer).__name__}: only Linear, Conv1D and Embedding layers have "
                 "one weight matrix to add to"
             )
+        if kind not in cls.kinds:
+            raise ValueError(f"{config.method} is defined for Linear and Conv1D layers, not for an embedding")
         if kind == "embedding" and base_layer.max_norm is not None:
             raise ValueError("cannot adapt an Embedding with max_norm: each lookup would rewrite the frozen weight")
-        self.base_layer = base_layer.requires_grad_(False)
-        self.config = config
-        self.kind: LayerKind = kind
-        self.out_features, self.in_features = weight_view(base_layer).shape
-        self.merged = False
+        if config.dropout and not cls.has_dropout:
+            raise ValueError(f"{config.method} has no dropout, got {config.dropout}: leave it at 0")
+
+    @classmethod
+    def prepare(cls, model: nn.Module, targets: Mapping[str, nn.Module], config: AdapterConfig) -> dict[str, Any]:
+        """What the layers of one model have in common: more arguments for their constructor.
+
+        Called once by `inject`, after `check`. May refuse with ValueError; changes nothing.
+        """
+        return {}
+
+    @staticmethod
+    def count_trainable(in_features: int, out_features: int, rank: int) -> int:
+        """The number of trainable parameters of one layer, by formula."""
+        raise NotImplementedError
+
+    @property
+    def scaling(self) -> float:
+        """The factor s in front of the change."""
+        return self.config.scaling
 
     @property
     def weight(self) -> Tensor:
@@ -70,6 +108,11 @@ class Adapter(nn.Module):
     @property
     def bias(self) -> Tensor | None:
         return getattr(self.base_layer, "bias", None)
+
+    def own_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and tensor of every parameter and buffer that the adapter adds to its base layer."""
+        for named in (self.named_parameters(), self.named_buffers()):
+            yield from ((name, tensor) for name, tensor in named if not name.startswith("base_layer."))
 
     def new_parameter(self, *shape: int) -> nn.Parameter:
         """An uninitialised trainable tensor with the base layer's dtype and device."""
@@ -88,29 +131,76 @@ class Adapter(nn.Module):
         return F.embedding(x, A.T, padding_idx=base.padding_idx, scale_grad_by_freq=base.scale_grad_by_freq)
 
     def delta_weight(self) -> Tensor:
-        """The change of the base weight, (out, in)."""
+        """The change that `merge` makes to the base weight, (out, in)."""
         raise NotImplementedError
+
+    def merge_problem(self) -> str:
+        """Why this adapter cannot be merged, as the end of a sentence that begins with it; empty if it can."""
+        if not all(torch.isfinite(tensor).all() for _, tensor in self.own_tensors()):
+            return "holds NaN or infinity and would destroy the base"
+        return ""
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Add the change into the base weight, so that the layer costs what it cost before. Idempotent."""
-        if not self.merged:
-            weight_view(self.base_layer).add_(self.delta_weight().to(self.weight.dtype))
-            self.merged = True
+        """Change the base weight, so that the layer costs what it cost before. Idempotent. Raises ValueError if the
+        change is not finite or cannot be expressed as one of the weight.
+        """
+        if self.merged:
+            return
+        if problem := self.merge_problem():
+            raise ValueError(f"refusing to merge: this adapter {problem}")
+        self.fold()
+        self.merged = True
 
     @torch.no_grad()
     def unmerge(self) -> None:
         """Take the change out again, exact to rounding. Idempotent."""
         if self.merged:
-            weight_view(self.base_layer).sub_(self.delta_weight().to(self.weight.dtype))
+            self.unfold()
             self.merged = False
 
+    def fold(self) -> None:
+        weight_view(self.base_layer).add_(self.delta_weight().to(self.weight.dtype))
+
+    def unfold(self) -> None:
+        weight_view(self.base_layer).sub_(self.delta_weight().to(self.weight.dtype))
+
+    def release(self) -> nn.Module:
+        """The base layer to put back where the adapter was: as it was found, unless merged. The adapter is done for."""
+        return self.base_layer
+
     def file_names(self) -> dict[str, str]:
-        """Own parameter name -> the name that PEFT's file format gives it, relative to this module."""
+        """Own tensor name -> the name that the file format gives it, relative to this module."""
         own = [name for name, _ in self.named_parameters(recurse=False)]
         if self.kind == "embedding":
             return {name: name.replace("lora_", "lora_embedding_") for name in own}
         return {name: f"{name}.weight" for name in own}
+
+    def file_tensors(self) -> dict[str, Tensor]:
+        """Name in the file -> tensor, detached, for saving and for the shapes that loading needs."""
+        return {theirs: getattr(self, own).detach() for own, theirs in self.file_names().items()}
+
+    @torch.no_grad()
+    def load_file_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `file_tensors` of another adapter, of the same shapes, were."""
+        for name, own in self.file_tensors().items():
+            own.copy_(tensors[name])
+
+    def shared_file_tensors(self) -> dict[str, Tensor]:
+        """Whole key in the file -> tensor that all layers share. A file may hold them; we do not write them."""
+        return {}
+
+    @classmethod
+    def layer_settings(cls, layers: Mapping[str, Adapter]) -> dict[str, Any]:
+        """Settings in PEFT's config that say something of single layers, for `use_layer_settings` to read."""
+        return {}
+
+    def use_layer_settings(self, settings: Mapping[str, Any], name: str) -> None:
+        """Take over what PEFT's config says of this layer, before its tensors are loaded."""
+
+    def plain_lora(self) -> Adapter | None:
+        """The plain LoRA that files hold in place of this layer; None if they hold the layer itself."""
+        return None
 
     def extra_repr(self) -> str:
         c = self.config

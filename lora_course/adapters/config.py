@@ -23,7 +23,9 @@ class AdapterConfig:
     target_modules: name suffixes of the layers to adapt (["query", "value"]), or "all-linear".
     dropout: probability of zeroing an entry of x on its way into A (never on its way into the base layer).
     trainable: name suffixes of modules to train whole, usually the freshly initialised head (["classifier"]).
+    seed: of random numbers that a method never saves but makes again: VeRA's shared matrices.
 
+    A method uses the fields that it has a use for, and says so; none has more.
     Raises ValueError or TypeError naming the field that is wrong and what would be right.
     """
 
@@ -33,6 +35,7 @@ class AdapterConfig:
     target_modules: str | Sequence[str] = ALL_LINEAR
     dropout: float = 0.0
     trainable: Sequence[str] = ()
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.rank, bool) or not isinstance(self.rank, int):
@@ -47,6 +50,8 @@ class AdapterConfig:
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout is a probability in [0, 1), got {self.dropout}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"seed must be a whole number, 0 or more, got {self.seed!r}")
         if isinstance(self.target_modules, str):
             if self.target_modules != ALL_LINEAR:
                 raise ValueError(

@@ -12,9 +12,8 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-import torch
 from torch import nn
 
 from lora_course.adapters import METHODS
@@ -36,14 +35,20 @@ def adapter_config(model: nn.Module) -> AdapterConfig:
     raise ValueError("this model has no adapters: call inject(model, config) first")
 
 
-def inject(model: nn.Module, config: AdapterConfig, layer: type[Adapter] | None = None) -> nn.Module:
+def inject(
+    model: nn.Module,
+    config: AdapterConfig,
+    layer: type[Adapter] | None = None,
+    single: Mapping[str, AdapterConfig] | None = None,
+) -> nn.Module:
     """Wrap the target layers, freeze everything else, leave `config.trainable` modules trainable. Returns `model`.
 
     layer: your own adapter class, called as layer(base_layer, config); by default the one of `config.method`.
+    single: full name -> config, for layers whose rank or alpha is not the one of `config`.
 
-    Raises ValueError, before anything is changed, if the model has adapters already, the method is unknown, a name
-    matches nothing (it lists what is there), a target is of a kind we cannot adapt, or a head shares its weight with
-    a layer that is to stay frozen.
+    Raises ValueError or TypeError, before anything is changed, if the model has adapters already, the method is
+    unknown, a name matches nothing (it lists what is there), a target is of a kind that the method cannot adapt, or a
+    head shares its weight with a layer that is to stay frozen.
     """
     if adapters(model):
         raise ValueError("this model already has adapters: load a fresh base model, or call eject(model) first")
@@ -57,12 +62,22 @@ def inject(model: nn.Module, config: AdapterConfig, layer: type[Adapter] | None 
     targets = find_targets(model, config)
     heads = _named(model, config.trainable, "trainable")
     _refuse_tied_heads(model, config, heads)
+    configs = {base: (single or {}).get(name, config) for name, base in targets.items()}
+    for name, base in targets.items():
+        try:
+            layer.check(base, configs[base])
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"target {name!r}: {error}") from None
+    common = layer.prepare(model, targets, config)
 
-    wrapped = {base: layer(base, config) for base in dict.fromkeys(targets.values())}  # in order: A is drawn at random
+    trained = [p for p in model.parameters() if p.requires_grad]
     model.requires_grad_(False)
-    for adapter in wrapped.values():
-        for name, parameter in adapter.named_parameters():
-            parameter.requires_grad_(not name.startswith("base_layer."))
+    try:  # in order: A is drawn at random
+        wrapped = {base: layer(base, own, **common).train(base.training) for base, own in configs.items()}
+    except Exception:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        raise
     for name, base in targets.items():
         _replace(model, name, wrapped[base])
     for head in heads.values():
@@ -127,15 +142,14 @@ def merge(model: nn.Module) -> nn.Module:
     """Fold every adapter into its base weight: same outputs, no extra cost. Idempotent. Returns `model`.
 
     A base weight tied to another layer (an output embedding) is given its own copy first, so that only the adapted
-    layer changes; `unmerge` ties it again. Raises ValueError, before anything is changed, if a change is not finite.
+    layer changes; `unmerge` ties it again. Raises ValueError, before anything is changed, if a change is not finite, or
+    is none of the weight (bottleneck adapters).
     """
     found = {name: adapter for name, adapter in adapters(model).items() if not adapter.merged}
     adapter_config(model)
     for name, adapter in found.items():
-        if not all(torch.isfinite(p).all() for n, p in adapter.named_parameters() if not n.startswith("base_layer.")):
-            raise ValueError(
-                f"refusing to merge: the adapter at {name!r} holds NaN or infinity and would destroy the base"
-            )
+        if problem := adapter.merge_problem():
+            raise ValueError(f"refusing to merge: the adapter at {name!r} {problem}")
     for name, adapter in found.items():
         if _other_owners(model, adapter.weight, f"{name}.base_layer."):
             adapter.tied_weight = (adapter.weight,)  # in a tuple, so that it is not registered a second time
@@ -158,10 +172,14 @@ def unmerge(model: nn.Module) -> nn.Module:
 
 
 def eject(model: nn.Module) -> nn.Module:
-    """Put the base layers back where the adapters are. Merge first to keep what was learned. Returns `model`."""
-    for name, module in [*model.named_modules(remove_duplicate=False)]:
-        if isinstance(module, Adapter):
-            _replace(model, name, module.base_layer)
+    """Put the base layers back where the adapters are. Merge first to keep what was learned. Returns `model`.
+
+    Unmerged, the base weights are those from before `inject`; for methods that change them (PiSSA, OLoRA) to rounding.
+    """
+    everywhere = [(n, m) for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, Adapter)]
+    released = {adapter: adapter.release() for adapter in dict.fromkeys(m for _, m in everywhere)}
+    for name, adapter in everywhere:
+        _replace(model, name, released[adapter])
     return model
 
 

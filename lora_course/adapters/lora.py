@@ -21,12 +21,20 @@ class LoRA(Adapter):
     random. Dropout does not apply there, since token ids have no entries to drop.
     """
 
+    peft_type = "LORA"
+    peft_fields = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout"}
+    peft_constants = {"bias": "none", "init_lora_weights": True}
+
     def __init__(self, base_layer: nn.Module, config: AdapterConfig):
         super().__init__(base_layer, config)
         self.lora_A = self.new_parameter(config.rank, self.in_features)
         self.lora_B = self.new_parameter(self.out_features, config.rank)
         self.dropout = nn.Dropout(config.dropout) if config.dropout and self.kind != "embedding" else nn.Identity()
         self.reset_parameters()
+
+    @staticmethod
+    def count_trainable(in_features: int, out_features: int, rank: int) -> int:
+        return rank * (in_features + out_features)
 
     def reset_parameters(self) -> None:
         if self.kind == "embedding":
@@ -42,7 +50,7 @@ class LoRA(Adapter):
         if self.merged:
             return h
         a = self.project_in(self.dropout(x), self.lora_A)  # (..., r)
-        delta = nn.functional.linear(a, self.lora_B) * self.config.scaling  # (..., out)
+        delta = nn.functional.linear(a, self.lora_B) * self.scaling  # (..., out)
         return h + delta.to(h.dtype)
 
     def delta_weight(self) -> Tensor:
@@ -50,4 +58,4 @@ class LoRA(Adapter):
         A, B = self.lora_A, self.lora_B
         if A.element_size() < 4:
             A, B = A.float(), B.float()
-        return (B @ A) * self.config.scaling
+        return (B @ A) * self.scaling

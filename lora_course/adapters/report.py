@@ -19,7 +19,10 @@ class ReportRow:
 
 @dataclass(frozen=True)
 class ParameterReport:
-    """Parameters by part of the model. Prints as a table; a notebook shows the same table."""
+    """Numbers by part of the model: parameters, and what adapters hold beside them (a frozen A, VeRA's shared pair).
+
+    Prints as a table; a notebook shows the same table.
+    """
 
     rows: tuple[ReportRow, ...]
 
@@ -37,7 +40,7 @@ class ParameterReport:
 
     @property
     def bytes(self) -> int:
-        """Bytes that all parameters take in memory."""
+        """Bytes that all of them take in memory."""
         return sum(row.bytes for row in self.rows)
 
     @property
@@ -72,16 +75,11 @@ HEADER = ("part", "trainable", "frozen", "trained", "memory")
 
 
 def parameter_report(model: nn.Module) -> ParameterReport:
-    """Count the parameters of adapters, of trained modules (heads) and of the frozen base."""
-    own = {
-        id(p)
-        for adapter in adapters(model).values()
-        for n, p in adapter.named_parameters()
-        if not n.startswith("base_layer.")
-    }
+    """Count the numbers in adapters, in trained modules (heads) and in the frozen base."""
+    own = {id(t): t for adapter in adapters(model).values() for _, t in adapter.own_tensors() if t.is_floating_point()}
     rows = {part: [0, 0, 0] for part in ("adapters", "trained whole", "frozen base")}
-    for p in model.parameters():
-        part = "adapters" if id(p) in own else "trained whole" if p.requires_grad else "frozen base"
-        rows[part][0 if p.requires_grad else 1] += p.numel()
-        rows[part][2] += p.numel() * p.element_size()
+    for t in (*own.values(), *(p for p in model.parameters() if id(p) not in own)):
+        part = "adapters" if id(t) in own else "trained whole" if t.requires_grad else "frozen base"
+        rows[part][0 if t.requires_grad else 1] += t.numel()
+        rows[part][2] += t.numel() * t.element_size()
     return ParameterReport(tuple(ReportRow(part, *counts) for part, counts in rows.items() if counts[2]))

@@ -1,0 +1,104 @@
+"""PiSSA: Principal Singular values and Singular vectors Adaptation (Meng et al. 2024, arXiv:2404.02948).
+
+    W = U S V^T;  B = U_r sqrt(S_r / s),  A = sqrt(S_r / s) V_r^T: s B A holds the r largest singular values
+    W_res = W - s B A stays frozen in the base layer;  h = W_res x + b + s B A dropout(x)
+
+LoRA's equation with another start: what is trained is the most important part of W, not a zero, so gradients are large
+at once; outputs begin as the model's to rounding. The price: the base weight changes, so A and B alone mean nothing.
+With A_0, B_0 for their start, W + s (B A - B_0 A_0) is a plain LoRA of rank 2 r around the untouched W; files hold it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lora_course.adapters.base import weight_view
+from lora_course.adapters.config import AdapterConfig
+from lora_course.adapters.lora import LoRA
+
+
+class PiSSA(LoRA):
+    """LoRA that starts from the principal part of W and leaves the rest in the base layer. r (in + out) trainable.
+
+    initial_A (r, in), initial_B (out, r): buffers, what was taken from the base layer. `eject` gives it back, and the
+    base weight is the one it was, to rounding (2^-24 of the larger of W and s B A in float32).
+
+    Raises ValueError for an embedding, a rank above min(in, out), a weight that is not finite or has no values (meta
+    device), and through `inject` for a weight that another layer of the model uses too.
+    """
+
+    kinds = ("linear", "conv1d")
+
+    @classmethod
+    def check(cls, base_layer: nn.Module, config: AdapterConfig) -> None:
+        super().check(base_layer, config)
+        out_features, in_features = weight_view(base_layer).shape
+        if config.rank > min(out_features, in_features):
+            raise ValueError(
+                f"{config.method} takes rank {config.rank} out of a weight of {out_features} x {in_features}: the "
+                f"rank can be at most {min(out_features, in_features)}"
+            )
+        if base_layer.weight.is_meta or not torch.isfinite(base_layer.weight).all():
+            raise ValueError(f"{config.method} decomposes the weight, which has no values or holds NaN or infinity")
+
+    @classmethod
+    def prepare(cls, model: nn.Module, targets: Mapping[str, nn.Module], config: AdapterConfig) -> dict[str, Any]:
+        owners: dict[int, set[str]] = {}
+        for name, module in model.named_modules():  # a layer with two names comes once
+            for parameter in module._parameters.values():
+                owners.setdefault(id(parameter), set()).add(name)
+        for name, layer in targets.items():
+            if others := owners[id(layer.weight)] - {n for n, m in targets.items() if m is layer}:
+                raise ValueError(
+                    f"{config.method} changes the base weight, and that of {name!r} is also the weight of "
+                    f"{', '.join(map(repr, sorted(others)))}: adapt neither, or use method='lora'"
+                )
+        return {}
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        W = weight_view(self.base_layer)
+        A, B = self.principal_part(W.to(torch.promote_types(W.dtype, torch.float32)))
+        self.lora_A.copy_(A)
+        self.lora_B.copy_(B)
+        self.register_buffer("initial_A", self.lora_A.detach().clone())
+        self.register_buffer("initial_B", self.lora_B.detach().clone())
+        W.copy_(W - self.initial_part())
+
+    def principal_part(self, W: Tensor) -> tuple[Tensor, Tensor]:
+        """A (r, in), B (out, r) with s B A the best approximation of W (out, in) of rank r."""
+        U, S, Vh = torch.linalg.svd(W, full_matrices=False)
+        r = self.config.rank
+        root = torch.sqrt(S[:r] / self.scaling)  # (r,)
+        return torch.diag(root) @ Vh[:r], U[:, :r] @ torch.diag(root)
+
+    def initial_part(self) -> Tensor:
+        """s B_0 A_0, (out, in). In half precision the product is taken in float32."""
+        A, B = self.initial_A, self.initial_B
+        if A.element_size() < 4:
+            A, B = A.float(), B.float()
+        return (self.scaling * B) @ A
+
+    @torch.no_grad()
+    def release(self) -> nn.Module:
+        if not self.merged:
+            W = weight_view(self.base_layer)
+            W.copy_(W + self.initial_part())
+        return self.base_layer
+
+    @torch.no_grad()
+    def plain_lora(self) -> LoRA:
+        """W + s [B, -B_0] [A; A_0]: a LoRA of rank 2 r and the same s, around a copy of the base layer as it was."""
+        base = copy.deepcopy(self.base_layer)
+        weight_view(base).add_(self.initial_part())
+        rank, alpha = 2 * self.config.rank, 2 * self.config.alpha
+        lora = LoRA(base, replace(self.config, method="lora", rank=rank, alpha=alpha))
+        lora.lora_A.copy_(torch.cat([self.lora_A, self.initial_A]))
+        lora.lora_B.copy_(torch.cat([self.lora_B, -self.initial_B], dim=1))
+        return lora.train(self.training)

@@ -1,0 +1,277 @@
+"""Every method that PEFT has, ours against theirs on the same weights and inputs: outputs, every gradient, three AdamW
+steps, dropout, initialisation, files in both directions, merging.
+
+PEFT is the oracle here and nowhere in our layers. Where our operations are the same in the same order the bar is bit
+for bit; where they are not (DoRA's norm, PiSSA's signs) it is in ORACLES.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import peft
+import pytest
+import torch
+from torch.testing import assert_close
+
+from lora_course import AdapterConfig, adapters, eject, inject, load_adapter, merge, save_adapter, unmerge
+from lora_course.adapters import METHODS
+from tests.adapters.models import HEADS, TARGETS, batch, build
+
+RANK, ALPHA, SEED = 3, 7, 11
+EMBEDDINGS = {"word_embeddings", "wte", "embed_tokens"}
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """config: PEFT's, from keyword arguments.  models: where PEFT runs.
+
+    bar: largest difference of outputs and gradients, 0 for bit for bit. AdamW divides a gradient by its size, which
+    makes the rounding of small ones large: parameters get ten times that, and an eps that is not small.
+    """
+
+    config: Callable
+    bar: float = 0.0
+    models: tuple[str, ...] = ("bert", "gpt2", "llama", "t5")
+
+
+def lora(**settings):
+    return lambda dropout, **common: peft.LoraConfig(
+        r=RANK, lora_alpha=ALPHA, lora_dropout=dropout, **settings, **common
+    )
+
+
+def vera(dropout, **common):
+    return peft.VeraConfig(r=RANK, vera_dropout=dropout, projection_prng_key=SEED, **common)
+
+
+def ia3(dropout, **common):
+    return peft.IA3Config(feedforward_modules=[], **common)
+
+
+NO_CONV1D = ("bert", "llama", "t5")  # PEFT refuses Conv1D for LoHa and LoKr, and crashes on it for OLoRA
+ORACLES = {
+    "lora": Oracle(lora()),
+    "rslora": Oracle(lora(use_rslora=True)),
+    "lora_fa": Oracle(lora()),
+    "vera": Oracle(vera),
+    "dora": Oracle(lora(use_dora=True), bar=2e-6),
+    "pissa": Oracle(lora(init_lora_weights="pissa"), bar=2e-6),
+    "olora": Oracle(lora(init_lora_weights="olora"), models=NO_CONV1D),
+    "ia3": Oracle(ia3),
+    "loha": Oracle(lambda dropout, **common: peft.LoHaConfig(r=RANK, alpha=ALPHA, **common), models=NO_CONV1D),
+    "lokr": Oracle(lambda dropout, **common: peft.LoKrConfig(r=RANK, alpha=ALPHA, **common), models=NO_CONV1D),
+}
+
+
+def targets_of(method, targets):
+    """The setting without embeddings for a method that has none."""
+    if targets == "all-linear" or "embedding" in METHODS[method].kinds:
+        return targets
+    return [target for target in targets if target not in EMBEDDINGS]
+
+
+CASES = [
+    pytest.param(method, name, targets_of(method, targets), id=f"{method}-{name}-{i}")
+    for method, oracle in ORACLES.items()
+    for name in oracle.models
+    for i, targets in enumerate(TARGETS[name])
+]
+SECOND = [case for case in CASES if case.id.endswith("-1")]  # with embeddings where the method has them
+WITH_DROPOUT = [
+    (*case.values, p) for case in CASES for p in (0.0, 0.25) if not p or METHODS[case.values[0]].has_dropout
+]
+
+
+def ours(method, name, targets, dropout=0.0):
+    config = AdapterConfig(method, RANK, ALPHA, targets, dropout, trainable=HEADS[name], seed=SEED)
+    torch.manual_seed(4)
+    return inject(build(name), config)
+
+
+@contextlib.contextmanager
+def quietly():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tied embeddings, fan_in_fan_out
+        yield
+
+
+def theirs(method, name, targets, dropout=0.0):
+    config = ORACLES[method].config(
+        dropout=dropout,
+        target_modules=targets,
+        task_type="SEQ_CLS" if name == "bert" else None,
+        modules_to_save=[*HEADS[name]] or None,
+    )
+    torch.manual_seed(4)
+    with quietly():
+        model = peft.get_peft_model(build(name), config)
+    if method == "lora_fa":
+        for key, p in model.named_parameters():
+            p.requires_grad_(p.requires_grad and "lora_A" not in key)
+    return model
+
+
+def our_parameters(model):
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def peft_name(name):
+    """PEFT's name of a parameter -> ours."""
+    for part in ("base_model.model.", ".default", ".modules_to_save"):
+        name = name.replace(part, "")
+    name = name.replace("lora_embedding_", "lora_")
+    return name.removesuffix(".weight") if ".lora_" in name else name
+
+
+def peft_parameters(model):
+    return {peft_name(name): p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def randomise(parameters, seed=2):
+    """Random values for all, since a zero would hide every mistake in the branch behind it."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name in sorted(parameters):
+            p = parameters[name]
+            p.copy_((torch.randn(p.numel(), generator=g) * 0.3).reshape(p.shape))
+
+
+def pair(method, name, targets, dropout=0.0):
+    mine, other = ours(method, name, targets, dropout), theirs(method, name, targets, dropout)
+    assert our_parameters(mine).keys() == peft_parameters(other).keys()
+    randomise(our_parameters(mine))
+    randomise(peft_parameters(other))
+    if method == "lora_fa":
+        frozen = {peft_name(key): p for key, p in other.named_parameters() if "lora_A" in key}
+        for key, adapter in adapters(mine).items():
+            frozen[f"{key}.lora_A"].data.copy_(adapter.lora_A)
+    return mine, other
+
+
+def assert_same(mine, other, bar, what):
+    """ia3_l is (out,) here and (out, 1) there."""
+    assert_close(mine, other.reshape(mine.shape), rtol=0.0, atol=bar, msg=lambda text: f"{what}: {text}")
+
+
+@pytest.mark.parametrize(("method", "name", "targets", "dropout"), WITH_DROPOUT)
+def test_outputs_gradients_and_three_steps(method, name, targets, dropout):
+    mine, other = pair(method, name, targets, dropout)
+    bar, inputs = ORACLES[method].bar, batch(name)
+    a, b = our_parameters(mine), peft_parameters(other)
+    before = {key: p.detach().clone() for key, p in a.items()}
+    mine.train(), other.train()
+    options = {"lr": 1e-2, "weight_decay": 0.1, "eps": 1e-4 if bar else 1e-8}
+    optimizers = [torch.optim.AdamW(parameters.values(), **options) for parameters in (a, b)]
+    for step in range(3):
+        logits = []
+        for model, optimizer in zip((mine, other), optimizers, strict=True):
+            torch.manual_seed(step)  # the same dropout masks
+            out = model(**inputs)
+            optimizer.zero_grad()
+            out.loss.backward()
+            logits.append(out.logits.detach())
+        assert_same(*logits, bar, f"logits in step {step}")
+        for key in a:
+            assert_same(a[key].grad, b[key].grad, bar, f"gradient of {key} in step {step}")
+        for optimizer in optimizers:
+            optimizer.step()
+        for key in a:
+            assert_same(a[key], b[key], 10 * bar, f"{key} after step {step}")
+    assert all(not torch.equal(a[key], before[key]) for key in a)
+
+
+@pytest.mark.parametrize(("method", "name", "targets"), CASES)
+def test_start(method, name, targets):
+    """The same start as PEFT's, outputs still those of the base model, and nothing but adapters and heads trains."""
+    base, mine, other = build(name), ours(method, name, targets), theirs(method, name, targets)
+    bar, inputs = ORACLES[method].bar, batch(name)
+    changed = method in ("pissa", "olora")
+    with torch.no_grad():  # with gradients on, matmul picks another kernel for a frozen weight and rounds differently
+        assert_close(mine(**inputs).logits, base(**inputs).logits, rtol=0, atol=5e-6 if changed else 0)
+    mine(**inputs).loss.backward()
+    heads = tuple(HEADS[name]) or ("-",)
+    for key, p in mine.named_parameters():
+        wanted = key.startswith(heads) or any(part in key for part in (".lora_", ".vera_", ".ia3_", ".hada_", ".lokr_"))
+        assert p.requires_grad == (p.grad is not None) == wanted, key
+    b = peft_parameters(other)
+    for key, p in our_parameters(mine).items():
+        not_drawn = method in ("vera", "olora", "ia3") or "magnitude" in key or not p.any()
+        if not_drawn and not key.startswith(heads):
+            assert_same(p, b[key], bar, f"start of {key}")
+    modules = dict(other.base_model.model.named_modules())
+    for key, layer in adapters(mine).items():
+        assert_same(layer.weight, modules[key].base_layer.weight, bar, f"base weight of {key}")
+        if method == "vera":
+            assert torch.equal(layer.pair.A, modules[key].vera_A["default"])
+            assert torch.equal(layer.pair.B, modules[key].vera_B["default"])
+        if method == "pissa":  # the signs of singular vectors are anyone's: compare what they multiply to
+            delta = modules[key].get_delta_weight("default")
+            assert_same(layer.delta_weight(), delta.T if layer.kind == "conv1d" else delta, 2e-7, f"B A of {key}")
+
+
+@pytest.mark.parametrize(("method", "name", "targets"), SECOND)
+def test_our_file_opens_in_peft(method, name, targets, tmp_path):
+    mine, _ = pair(method, name, targets)
+    save_adapter(mine, tmp_path)
+    with quietly():
+        other = peft.PeftModel.from_pretrained(build(name), tmp_path).eval()
+    again, saved_as = load_adapter(build(name), tmp_path), method
+    bar, expected = ORACLES[method].bar, other(**batch(name)).logits
+    if method in ("pissa", "olora"):  # written as a LoRA around the untouched base
+        saved_as, bar = "lora", 5e-6
+    assert_same(mine.eval()(**batch(name)).logits, expected, bar, "logits")
+    assert_same(again(**batch(name)).logits, expected, ORACLES[saved_as].bar, "logits")
+    assert {a.config.method for a in adapters(again).values()} == {saved_as}
+    if saved_as == method:
+        assert our_parameters(again).keys() == our_parameters(mine).keys()  # still trainable
+        load_adapter(mine, tmp_path)
+
+
+@pytest.mark.parametrize(("method", "name", "targets"), SECOND)
+def test_peft_file_opens_in_ours(method, name, targets, tmp_path):
+    _, other = pair(method, name, targets)
+    with quietly():
+        other.save_pretrained(tmp_path)
+    if method in ("pissa", "olora"):
+        with pytest.raises(ValueError, match=f"init_lora_weights = '{method}' changed the base weights"):
+            load_adapter(build(name), tmp_path)
+        return
+    mine = load_adapter(build(name), tmp_path)
+    assert_same(mine.eval()(**batch(name)).logits, other.eval()(**batch(name)).logits, ORACLES[method].bar, "logits")
+    if method != "lora_fa":  # of which PEFT's file knows nothing
+        assert our_parameters(mine).keys() == peft_parameters(other).keys()
+        assert {a.config.method for a in adapters(mine).values()} == {method}
+
+
+@pytest.mark.parametrize(("method", "name", "targets"), SECOND)
+def test_merge_and_unmerge(method, name, targets):
+    mine, other = pair(method, name, targets)
+    inputs = batch(name)
+    base = {key: adapter.weight.clone() for key, adapter in adapters(mine).items()}
+    with torch.no_grad():
+        before = mine(**inputs).logits
+        merge(merge(mine))
+        merged = mine(**inputs).logits
+        assert not torch.equal(merged, before)  # W + BA is rounded once, the branch separately
+        assert_close(merged, before, rtol=1e-5, atol=1e-5)
+        if not EMBEDDINGS & {*targets}:  # PEFT's merge changes the tied output as well
+            with quietly():
+                assert_close(merged, other.merge_and_unload()(**inputs).logits, rtol=0, atol=5e-6)
+        unmerge(unmerge(mine))
+    for key, adapter in adapters(mine).items():
+        assert_close(adapter.weight, base[key], rtol=2e-6, atol=1e-6)
+    assert_close(mine(**inputs).logits, before, rtol=1e-5, atol=1e-5)
+
+
+def test_merged_model_is_a_plain_transformers_model(tmp_path):
+    """Tied embeddings: the adapted one gets its own weight, and save_pretrained writes both."""
+    mine, _ = pair("lora", "llama", ["embed_tokens", "q_proj"])
+    inputs = batch("llama")
+    expected = mine(**inputs).logits
+    eject(merge(mine))
+    assert type(mine.model.embed_tokens) is torch.nn.Embedding
+    mine.save_pretrained(tmp_path)
+    again = type(mine).from_pretrained(tmp_path)
+    assert_close(again(**inputs).logits, expected, rtol=1e-5, atol=1e-5)
