@@ -16,6 +16,7 @@ from lora_course.training.batching import length_bucketed_batches
 from lora_course.training.config import TrainingConfig, warmup_then_decay
 from lora_course.training.history import History
 from lora_course.training.loop import TrainingDiverged, backward, fit
+from lora_course.training.losses import model_loss, r_drop
 from tests.training import tiny
 
 
@@ -215,3 +216,29 @@ def test_bad_input():
         run(tiny.model(), config(), schedule=lambda *_: -1)
     with pytest.raises(ValueError, match="no parameter is trainable"):
         run(tiny.model().requires_grad_(False), config())
+
+
+def test_r_drop_is_the_papers_formula():
+    model, batch = tiny.model(dropout=0.3).double().train(), tiny.collate(tiny.data(6))
+    model.classifier.weight.data.mul_(30)  # an untrained head answers nearly the same whatever dropout does
+    torch.manual_seed(4)
+    got = r_drop(1.5)(model, batch)
+    torch.manual_seed(4)
+    logits = model(
+        input_ids=batch["input_ids"].repeat(2, 1), attention_mask=batch["attention_mask"].repeat(2, 1)
+    ).logits
+    p, q = logits.softmax(-1).chunk(2)
+    labels = batch["labels"]
+    entropy = -(p[range(6), labels].log() + q[range(6), labels].log()).mean() / 2
+    divergence = ((p * (p / q).log()).sum(-1) + (q * (q / p).log()).sum(-1)).mean()
+    assert divergence > 1e-4
+    assert_close(got, entropy + 1.5 / 4 * divergence, rtol=0, atol=1e-12)
+    model.eval()  # without dropout the two passes agree, and what is left is the model's own loss
+    assert_close(r_drop(1.5)(model, batch), model(**batch).loss, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="alpha must be 0 or more"):
+        r_drop(-1)
+
+
+def test_fit_uses_the_loss_it_is_given():
+    plain, doubled = (run(tiny.model(dropout=0.3), config(epochs=1), loss=loss) for loss in (model_loss, r_drop(4.0)))
+    assert plain.steps[0].loss != doubled.steps[0].loss and len(plain.steps) == len(doubled.steps)
