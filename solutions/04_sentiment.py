@@ -47,7 +47,7 @@ settings = by_profile(
         train=None,
         test=None,
         max_length=64,
-        epochs=2,
+        epochs=3,
         batch=16,
     ),
     full=dict(

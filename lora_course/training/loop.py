@@ -132,6 +132,7 @@ def fit(
             },
         )
 
+    optimizer.zero_grad()  # what an interrupted run or an experiment left in .grad is no part of the first step
     reset_peak_memory(device)
     began = perf_counter() - (history.steps[-1].seconds if history.steps else 0.0)
     with in_mode(model, training=True), progress_bar(total_steps, step, progress) as bar:
@@ -211,11 +212,16 @@ def backward(
 
     `loss` is the mean over one batch. Weighting each by its number of targets makes the sum the mean over
     all of them, so that the pieces give the gradient of one big batch even if the last piece is smaller.
+    Raises ValueError if no batch has a target.
     """
     counts = [count_targets(model, batch["labels"]) for batch in batches]
-    total = max(1, sum(counts))
+    total = sum(counts)
+    if not total:
+        raise ValueError(f"nothing to learn from these batches: every label is {IGNORED}, which the loss leaves out")
     losses = []
     for batch, count in zip(batches, counts, strict=True):
+        if not count:  # the mean over no targets is NaN
+            continue
         share = loss(model, {name: tensor.to(device) for name, tensor in batch.items()}) * (count / total)
         share.backward()
         losses.append(share.detach())

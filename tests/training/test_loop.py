@@ -98,6 +98,28 @@ def test_accumulation_of_a_causal_lm_counts_predicted_tokens():
         assert_close(a, p.grad, rtol=0, atol=1e-12)
 
 
+def test_a_batch_without_targets_changes_nothing():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 30, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).eval()
+    some = tiny.collate([{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}])
+    none = tiny.collate([{"input_ids": [4, 5], "labels": [-100, -100]}])
+    cpu = torch.device("cpu")
+    assert torch.equal(backward(model, [some, none], cpu), model(**some).loss.detach())
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    with pytest.raises(ValueError, match="every label is -100"):
+        backward(model, [none], cpu)
+
+
+def test_left_over_gradients_are_no_part_of_the_run():
+    clean, used = tiny.model(), tiny.model()
+    used(**tiny.collate(tiny.data(8))).loss.backward()
+    run(clean, config(epochs=1)), run(used, config(epochs=1))
+    assert all(torch.equal(p, tiny.trained(clean)[n]) for n, p in tiny.trained(used).items())
+
+
 @pytest.mark.parametrize(
     ("kind", "theirs"),
     [
