@@ -60,7 +60,8 @@ def inject(model: nn.Module, config: AdapterConfig, layer: type[Adapter] | None 
 
     wrapped = {base: layer(base, config) for base in dict.fromkeys(targets.values())}  # in order: A is drawn at random
     model.requires_grad_(False)
-    for adapter in wrapped.values():
+    for base, adapter in wrapped.items():
+        adapter.train(base.training)  # a new module is in training mode, where dropout draws
         for name, parameter in adapter.named_parameters():
             parameter.requires_grad_(not name.startswith("base_layer."))
     for name, base in targets.items():

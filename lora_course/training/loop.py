@@ -104,7 +104,11 @@ def fit(
     history, step, best, stop = History(describe_run(model, config, device, name, dataset)), 0, None, None
 
     path = Path(checkpoint_path) if checkpoint_path is not None else None
-    this_run = identity(model, optimizer, config, lengths, factors, monitor) if path else {}
+    this_run = (
+        identity(model, optimizer, config, lengths, factors, monitor, getattr(loss, "__name__", "unnamed"))
+        if path
+        else {}
+    )
     if path and resume and path.exists():
         saved = load_checkpoint(path, this_run)
         put_back(model, saved["model"])
@@ -212,8 +216,10 @@ def backward(
 
     `loss` is the mean over one batch. Weighting each by its number of targets makes the sum the mean over
     all of them, so that the pieces give the gradient of one big batch even if the last piece is smaller.
-    Raises ValueError if no batch has a target.
+    Raises ValueError if a batch has no labels, or no batch has a target.
     """
+    if any("labels" not in batch for batch in batches):
+        raise ValueError(f"a batch has no labels, only {', '.join(batches[0])}: collate must give them")
     counts = [count_targets(model, batch["labels"]) for batch in batches]
     total = sum(counts)
     if not total:

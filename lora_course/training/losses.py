@@ -36,4 +36,5 @@ def r_drop(alpha: float) -> Loss:
         apart = apart + F.kl_div(second, first, log_target=True, reduction="batchmean")
         return F.nll_loss(log_p, labels) + alpha / 4 * apart
 
+    loss.__name__ = f"r_drop({alpha:g})"  # what a checkpoint calls it
     return loss

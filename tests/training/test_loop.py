@@ -11,7 +11,7 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from lora_course import make_optimizer
+from lora_course import make_optimizer, merge
 from lora_course.training.batching import length_bucketed_batches
 from lora_course.training.config import TrainingConfig, warmup_then_decay
 from lora_course.training.history import History
@@ -236,6 +236,10 @@ def test_bad_input():
         run(tiny.model(), config(), optimizer=torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))]))
     with pytest.raises(ValueError, match="schedule gives -1.0 at step 0"):
         run(tiny.model(), config(), schedule=lambda *_: -1)
+    with pytest.raises(ValueError, match="merged into the base.*unmerge"):
+        run(merge(tiny.model()), config())
+    with pytest.raises(ValueError, match="no labels, only input_ids, attention_mask"):
+        run(tiny.model(), config(), data=[{"input_ids": [1, 2]}])
     with pytest.raises(ValueError, match="no parameter is trainable"):
         run(tiny.model().requires_grad_(False), config())
 
