@@ -433,12 +433,14 @@ print(result)
 
 # %%
 import tempfile
+import warnings
 
 from peft import PeftModel
 
 sentences = ["a warm , funny , beautifully acted film", "two hours that i will never get back"]
 inputs = tokenizer(sentences, padding=True, return_tensors="pt").to(device)
 model.eval()
+warnings.filterwarnings("ignore", ".*is_gradient_checkpointing")  # PEFT reads an old name of transformers
 with tempfile.TemporaryDirectory() as folder, torch.no_grad():
     save_adapter(model, folder)
     fresh, _ = load_encoder("packaged", base_dropout=0.0)
