@@ -526,9 +526,9 @@ def real_assets():
 
 
 SPLIT_HASHES = {
-    ("rotten_tomatoes", "train"): "f38fd2f2839f4630",
-    ("rotten_tomatoes", "validation"): "dcb13016f74e05a5",
-    ("rotten_tomatoes", "test"): "e53f1674d778c3d6",
+    ("rotten_tomatoes", "train"): "21b735753f31c86d",
+    ("rotten_tomatoes", "validation"): "68e54b34a2079fe2",
+    ("rotten_tomatoes", "test"): "3debff4f8dd9f832",
     ("imdb", "train"): "2130c89c12d1c310",
     ("imdb", "validation"): "1c47188e902e2dc7",
     ("imdb", "test"): "435b451d5c5318a3",
@@ -538,7 +538,7 @@ SPLIT_HASHES = {
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [
-        ("rotten_tomatoes", {"train": 7028, "validation": 500, "test": 1000}),
+        ("rotten_tomatoes", {"train": 6528, "validation": 500, "test": 1500}),
         ("imdb", {"train": 21401, "validation": 1000, "test": 2500}),
     ],
 )

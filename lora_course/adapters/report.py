@@ -17,7 +17,7 @@ class ReportRow:
     bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ParameterReport:
     """Numbers by part of the model: parameters, and what adapters hold beside them (a frozen A, VeRA's shared pair).
 
@@ -56,7 +56,7 @@ class ParameterReport:
         rows = [cells(row.part, row.trainable, row.frozen, row.bytes) for row in self.rows]
         return [*rows, cells("all", self.trainable, self.frozen, self.bytes)]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         table = [HEADER, *self._cells()]
         widths = [max(len(row[i]) for row in table) for i in range(len(HEADER))]
         lines = [

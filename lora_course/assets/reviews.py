@@ -25,7 +25,7 @@ MOST_HELD_OUT = {"validation": 1000, "test": 2500}
 def load_reviews(name: str = "rotten_tomatoes", *, progress: bool = True) -> DatasetDict:
     """Fixed, disjoint train, validation and test splits without duplicates; columns text (str), label (ClassLabel).
 
-    name: "rotten_tomatoes" (7 028 / 500 / 1 000 sentences) or "imdb" (21 401 / 1 000 / 2 500 reviews; the public
+    name: "rotten_tomatoes" (6 528 / 500 / 1 500 sentences) or "imdb" (21 401 / 1 000 / 2 500 reviews; the public
     test split is not in it, it is "stanfordnlp/imdb" on the hub), labels 0 negative, 1 positive; or any hub name or
     folder that `datasets.load_dataset` takes. Of those, the test and validation splits are kept, or cut off train
     where they are missing; texts without a label, repeated texts, and those of train that occur in test or

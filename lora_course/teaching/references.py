@@ -36,6 +36,8 @@ PAPERS = (
           "Aghajanyan, Zettlemoyer, Gupta", 2020, "why so few directions are enough", "01"),
     Paper("2106.09685", "LoRA: Low-Rank Adaptation of Large Language Models", "Hu et al.", 2021,
           "the method itself; section 4 is the whole of it", "02"),
+    Paper("2106.14448", "R-Drop: Regularized Dropout for Neural Networks", "Liang et al.", 2021,
+          "two dropouts that must agree: a strong regulariser for small data", "04"),
     Paper("2308.03303", "LoRA-FA: Memory-efficient Low-rank Adaptation for Large Language Models Fine-tuning",
           "Zhang, Zhang, Shi, Chu, Li", 2023, "which activations a frozen A makes superfluous", "05"),
     Paper("2310.11454", "VeRA: Vector-based Random Matrix Adaptation", "Kopiczko, Blankevoort, Asano", 2023,

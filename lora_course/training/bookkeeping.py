@@ -23,6 +23,8 @@ LOWER_IS_BETTER = ("loss", "perplexity")
 def check_run(model, lengths, optimizer, evaluate, config) -> None:
     if not lengths:
         raise ValueError("train_data is empty")
+    if any(adapter.merged for adapter in adapters(model).values()):
+        raise ValueError("the adapters are merged into the base and would get no gradient: call unmerge(model) first")
     ours = {id(p) for p in model.parameters() if p.requires_grad}
     theirs = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if ours - theirs:

@@ -66,11 +66,12 @@ def identity(
     lengths: Sequence[int],
     factors: Sequence[float],
     monitor: str,
+    loss: str,
 ) -> dict:
     """What must be the same for a run to go on. How often checkpoints are written may differ."""
     settings = {key: value for key, value in asdict(config).items() if key != "checkpoint_every"}
     return {
-        "settings": {**settings, "monitor": monitor},
+        "settings": {**settings, "monitor": monitor, "loss": loss},
         "schedule function": {"checksum of its factors": zlib.crc32(repr(list(factors)).encode())},
         "training data": {
             "examples": len(lengths),

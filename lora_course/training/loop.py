@@ -44,6 +44,7 @@ from lora_course.training.checkpoint import (
 )
 from lora_course.training.config import TrainingConfig, warmup_then_decay
 from lora_course.training.history import EvaluationRow, History, StepRow
+from lora_course.training.losses import Loss, model_loss
 from lora_course.training.metrics import in_mode, reset_peak_memory
 
 
@@ -64,6 +65,7 @@ def fit(
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     schedule: Callable[[int, int, int, str], float] | None = None,
+    loss: Loss = model_loss,
     monitor: str = "accuracy",
     checkpoint_path: str | Path | None = None,
     resume: bool = True,
@@ -78,6 +80,7 @@ def fit(
     evaluate(model) -> metrics: called in eval mode; `monitor` names the one that early stopping goes by: the lower the
         better for "loss" and "perplexity", the higher the better for any other.
     optimizer: `default_optimizer(model, config)` if None. schedule: a function like `warmup_then_decay`.
+    loss(model, batch) -> mean loss over the batch's targets: the model's own, or one of `training.losses`.
     checkpoint_path: one file for one run. If it is there and `resume`, the run goes on from it; a finished run comes
         back as it ended. It is written at each evaluation or end of an epoch, every
         config.checkpoint_every steps, and at the end.
@@ -101,7 +104,11 @@ def fit(
     history, step, best, stop = History(describe_run(model, config, device, name, dataset)), 0, None, None
 
     path = Path(checkpoint_path) if checkpoint_path is not None else None
-    this_run = identity(model, optimizer, config, lengths, factors, monitor) if path else {}
+    this_run = (
+        identity(model, optimizer, config, lengths, factors, monitor, getattr(loss, "__name__", "unnamed"))
+        if path
+        else {}
+    )
     if path and resume and path.exists():
         saved = load_checkpoint(path, this_run)
         put_back(model, saved["model"])
@@ -129,6 +136,7 @@ def fit(
             },
         )
 
+    optimizer.zero_grad()  # what an interrupted run or an experiment left in .grad is no part of the first step
     reset_peak_memory(device)
     began = perf_counter() - (history.steps[-1].seconds if history.steps else 0.0)
     with in_mode(model, training=True), progress_bar(total_steps, step, progress) as bar:
@@ -136,20 +144,20 @@ def fit(
             step = number
             batches = [collate([train_data[i] for i in indices]) for indices in window]
             lr = optimizer.param_groups[0]["lr"]
-            loss = backward(model, batches, device)
+            mean_loss = backward(model, batches, device, loss)
             norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm or math.inf)
-            loss, norm = torch.stack([loss.float(), norm.float()]).tolist()  # the one wait for the device
-            if not (math.isfinite(loss) and math.isfinite(norm)):
+            mean_loss, norm = torch.stack([mean_loss.float(), norm.float()]).tolist()  # the one wait for the device
+            if not (math.isfinite(mean_loss) and math.isfinite(norm)):
                 optimizer.zero_grad()
-                raise TrainingDiverged(diverged(step, loss, norm, lr, path), history)
+                raise TrainingDiverged(diverged(step, mean_loss, norm, lr, path), history)
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
 
             epoch, seconds = step / steps_per_epoch, perf_counter() - began
-            row = StepRow(step, epoch, loss, lr, norm, *size_of(batches), seconds)
+            row = StepRow(step, epoch, mean_loss, lr, norm, *size_of(batches), seconds)
             history.steps.append(row)
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            bar.set_postfix(loss=f"{mean_loss:.4f}", refresh=False)
             bar.update()
             if "stop" in [callback(row) for callback in callbacks]:
                 stop = "callback"
@@ -201,19 +209,28 @@ def windows(lengths: Sequence[int], config: TrainingConfig, after: int) -> Itera
                 yield step, batches[start : start + config.accumulation_steps]
 
 
-def backward(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], device: torch.device) -> Tensor:
+def backward(
+    model: nn.Module, batches: Sequence[Mapping[str, Tensor]], device: torch.device, loss: Loss = model_loss
+) -> Tensor:
     """Leave in .grad the gradient of the mean loss over all targets of all batches; returns that loss, detached.
 
-    A model returns the mean over its own batch. Weighting each by its number of targets makes the sum the mean over
+    `loss` is the mean over one batch. Weighting each by its number of targets makes the sum the mean over
     all of them, so that the pieces give the gradient of one big batch even if the last piece is smaller.
+    Raises ValueError if a batch has no labels, or no batch has a target.
     """
+    if any("labels" not in batch for batch in batches):
+        raise ValueError(f"a batch has no labels, only {', '.join(batches[0])}: collate must give them")
     counts = [count_targets(model, batch["labels"]) for batch in batches]
-    total = max(1, sum(counts))
+    total = sum(counts)
+    if not total:
+        raise ValueError(f"nothing to learn from these batches: every label is {IGNORED}, which the loss leaves out")
     losses = []
     for batch, count in zip(batches, counts, strict=True):
-        loss = model(**{name: tensor.to(device) for name, tensor in batch.items()}).loss * (count / total)
-        loss.backward()
-        losses.append(loss.detach())
+        if not count:  # the mean over no targets is NaN
+            continue
+        share = loss(model, {name: tensor.to(device) for name, tensor in batch.items()}) * (count / total)
+        share.backward()
+        losses.append(share.detach())
     return torch.stack(losses).sum()
 
 

@@ -22,6 +22,7 @@ from lora_course.training.batching import example_lengths, pad_collate, sorted_b
 from lora_course.training.config import TrainingConfig
 from lora_course.training.history import History
 from lora_course.training.loop import fit
+from lora_course.training.losses import Loss, model_loss
 from lora_course.training.metrics import confusion_counts, in_mode, synchronize
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def train_sentiment(
     max_length: int = MAX_LENGTH,
     collate: Callable[[list], Mapping[str, Tensor]] | None = None,
     schedule: Callable[[int, int, int, str], float] | None = None,
+    loss: Loss = model_loss,
     optimizer: torch.optim.Optimizer | None = None,
     checkpoint_path: str | Path | None = None,
     progress: bool = True,
@@ -148,6 +150,7 @@ def train_sentiment(
         evaluate=lambda _: score("validation").metrics(),
         optimizer=optimizer,
         schedule=schedule,
+        loss=loss,
         checkpoint_path=checkpoint_path,
         progress=progress,
         callbacks=callbacks,

@@ -89,6 +89,12 @@ def test_a_target_inside_a_trained_module_is_not_wrapped():
     assert all(p.requires_grad for p in model.bert.pooler.parameters())
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_an_adapter_is_in_the_mode_of_its_base(training):
+    model = inject(build("bert").train(training), config(dropout=0.5))
+    assert all(module.training == training for adapter in adapters(model).values() for module in adapter.modules())
+
+
 def test_a_frozen_head_is_named():
     with pytest.warns(UserWarning, match=r"head 'classifier' stays frozen.*trainable=\['classifier'\]"):
         inject(build("bert"), config(trainable=[]))

@@ -14,6 +14,7 @@ import torch
 from lora_course.training.checkpoint import CheckpointError
 from lora_course.training.config import TrainingConfig
 from lora_course.training.loop import fit
+from lora_course.training.losses import r_drop
 from tests.training import tiny
 
 SETTINGS = TrainingConfig(epochs=3, batch_size=4, learning_rate=5e-3, seed=7, checkpoint_every=2, patience=5)
@@ -97,6 +98,7 @@ def test_another_run_is_refused_and_kept(tmp_path):
 
     for words, options in [
         ("learning_rate 0.005 in the file, 0.1 here", {"settings": replace(SETTINGS, learning_rate=0.1)}),
+        ("loss model_loss in the file, r_drop\\(4\\) here", {"loss": r_drop(4.0)}),
         ("examples 60 in the file, 40 here", {"data": tiny.data(40)}),
         ("frozen base differ", {"model": tiny.model(dropout=0.2, seed=1)}),
         ("trainable tensors differ", {"model": tiny.model(dropout=0.2, labels=3)}),

@@ -11,11 +11,12 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from lora_course import make_optimizer
+from lora_course import make_optimizer, merge
 from lora_course.training.batching import length_bucketed_batches
 from lora_course.training.config import TrainingConfig, warmup_then_decay
 from lora_course.training.history import History
 from lora_course.training.loop import TrainingDiverged, backward, fit
+from lora_course.training.losses import model_loss, r_drop
 from tests.training import tiny
 
 
@@ -95,6 +96,28 @@ def test_accumulation_of_a_causal_lm_counts_predicted_tokens():
     model(**tiny.collate(examples)).loss.backward()
     for a, p in zip(grads, model.parameters(), strict=True):
         assert_close(a, p.grad, rtol=0, atol=1e-12)
+
+
+def test_a_batch_without_targets_changes_nothing():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 30, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).eval()
+    some = tiny.collate([{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}])
+    none = tiny.collate([{"input_ids": [4, 5], "labels": [-100, -100]}])
+    cpu = torch.device("cpu")
+    assert torch.equal(backward(model, [some, none], cpu), model(**some).loss.detach())
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    with pytest.raises(ValueError, match="every label is -100"):
+        backward(model, [none], cpu)
+
+
+def test_left_over_gradients_are_no_part_of_the_run():
+    clean, used = tiny.model(), tiny.model()
+    used(**tiny.collate(tiny.data(8))).loss.backward()
+    run(clean, config(epochs=1)), run(used, config(epochs=1))
+    assert all(torch.equal(p, tiny.trained(clean)[n]) for n, p in tiny.trained(used).items())
 
 
 @pytest.mark.parametrize(
@@ -213,5 +236,35 @@ def test_bad_input():
         run(tiny.model(), config(), optimizer=torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))]))
     with pytest.raises(ValueError, match="schedule gives -1.0 at step 0"):
         run(tiny.model(), config(), schedule=lambda *_: -1)
+    with pytest.raises(ValueError, match="merged into the base.*unmerge"):
+        run(merge(tiny.model()), config())
+    with pytest.raises(ValueError, match="no labels, only input_ids, attention_mask"):
+        run(tiny.model(), config(), data=[{"input_ids": [1, 2]}])
     with pytest.raises(ValueError, match="no parameter is trainable"):
         run(tiny.model().requires_grad_(False), config())
+
+
+def test_r_drop_is_the_papers_formula():
+    model, batch = tiny.model(dropout=0.3).double().train(), tiny.collate(tiny.data(6))
+    model.classifier.weight.data.mul_(30)  # an untrained head answers nearly the same whatever dropout does
+    torch.manual_seed(4)
+    got = r_drop(1.5)(model, batch)
+    torch.manual_seed(4)
+    logits = model(
+        input_ids=batch["input_ids"].repeat(2, 1), attention_mask=batch["attention_mask"].repeat(2, 1)
+    ).logits
+    p, q = logits.softmax(-1).chunk(2)
+    labels = batch["labels"]
+    entropy = -(p[range(6), labels].log() + q[range(6), labels].log()).mean() / 2
+    divergence = ((p * (p / q).log()).sum(-1) + (q * (q / p).log()).sum(-1)).mean()
+    assert divergence > 1e-4
+    assert_close(got, entropy + 1.5 / 4 * divergence, rtol=0, atol=1e-12)
+    model.eval()  # without dropout the two passes agree, and what is left is the model's own loss
+    assert_close(r_drop(1.5)(model, batch), model(**batch).loss, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="alpha must be 0 or more"):
+        r_drop(-1)
+
+
+def test_fit_uses_the_loss_it_is_given():
+    plain, doubled = (run(tiny.model(dropout=0.3), config(epochs=1), loss=loss) for loss in (model_loss, r_drop(4.0)))
+    assert plain.steps[0].loss != doubled.steps[0].loss and len(plain.steps) == len(doubled.steps)
