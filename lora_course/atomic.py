@@ -16,7 +16,6 @@ def replace_files(writers: Mapping[Path, Callable[[Path], Any]]) -> None:
     temporaries: dict[Path, Path] = {}
     try:
         for path, write in writers.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
             os.close(descriptor)
             temporaries[path] = Path(name)

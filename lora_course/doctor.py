@@ -191,10 +191,10 @@ def kernel_prefix() -> str:
     """Starts the kernel that notebooks ask for, python3, and returns its sys.prefix."""
     from jupyter_client.manager import start_new_kernel
 
-    manager, client = start_new_kernel(kernel_name="python3", startup_timeout=60, stderr=subprocess.DEVNULL)
+    manager, client = start_new_kernel(kernel_name="python3", startup_timeout=120, stderr=subprocess.DEVNULL)
     try:
         asked = {"prefix": "__import__('sys').prefix"}
-        reply = client.execute("", silent=True, user_expressions=asked, reply=True, timeout=60)
+        reply = client.execute("", silent=True, user_expressions=asked, reply=True, timeout=120)
         return ast.literal_eval(reply["content"]["user_expressions"]["prefix"]["data"]["text/plain"])
     finally:
         client.stop_channels()

@@ -41,7 +41,7 @@ def started(monkeypatch):
 
 
 def python(*arguments, **options):
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=600, **options)
 
 
 def test_help_lists_every_command_with_a_sentence_and_runs_as_a_module():
@@ -214,7 +214,7 @@ def test_a_real_server_opens_lesson_00_without_news_and_ends_with_ctrl_c(course)
 def _get(port, path, server, log):
     """The answer, asked for until the server is up; a server that has ended shows its log."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Authorization": "token t"})
-    for _ in range(600):
+    for _ in range(3000):
         try:
             return urllib.request.urlopen(request, timeout=60)
         except urllib.error.HTTPError:

@@ -1,6 +1,8 @@
 """The README's commands are the ones that CI runs and that a stranger types; its table lists every lesson."""
 
+import os
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -34,6 +36,26 @@ def test_ci_runs_the_readmes_test_command():
     extract = re.search(r"^command=\$\((awk .+)\)$", script, re.MULTILINE)[1]
     found = subprocess.run(["bash", "-c", extract], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert found.strip() == command("test-command")
+
+
+@pytest.mark.parametrize(("code", "last"), [(0, "3 passed in 1.00s"), (1, "1 failed in 1.00s"), (5, "no tests ran")])
+def test_ci_ends_as_pytest_does_in_a_copy_with_its_own_caches_and_leaves_nothing(tmp_path, code, last):
+    checkout, temporary = tmp_path / "checkout", tmp_path / "tmp"
+    for folder in (checkout / ".ci", checkout / ".venv", checkout / ".git", temporary):
+        folder.mkdir(parents=True)
+    shutil.copy(ROOT / ".ci" / "run", checkout / ".ci")
+    (checkout / "pytest").write_text(
+        f"pwd; ls -A | sort | xargs; echo $LORA_COURSE_CACHE; echo ${{LORA_COURSE_STRICT-unset}}; echo {last}; exit {code}"
+    )
+    (checkout / "README.md").write_text("```bash\nfalse\n```\n<!-- test-command -->\n```bash\nbash pytest\n```\nnot this\n")
+    environment = os.environ | {"TMPDIR": str(temporary), "LORA_COURSE_CACHE": "/mine", "LORA_COURSE_STRICT": "1"}
+    run = subprocess.run(["bash", checkout / ".ci" / "run"], cwd="/", env=environment, capture_output=True, text=True)
+    shown, where, files, cache, strict, closing = run.stdout.splitlines()
+    assert (run.returncode, closing, strict) == (code, last, "unset"), run.stderr
+    assert shown == "bash pytest"
+    assert Path(where).parent.parent == Path(cache).parent.parent == temporary
+    assert files == ".ci README.md pytest"  # without .venv and .git
+    assert list(temporary.iterdir()) == []
 
 
 def test_every_lesson_is_in_the_table():

@@ -88,6 +88,7 @@ def identity(
 
 def save_checkpoint(path: Path, content: dict) -> None:
     """Write `content`: nested dicts, lists, tensors, numbers, strings. The old file stays until then."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     for half_written in path.parent.glob(f".{path.name}.*"):  # by a run that was killed; one run writes one file
         half_written.unlink(missing_ok=True)
     replace_files({path: lambda new: torch.save({"format": FORMAT, **content}, new)})

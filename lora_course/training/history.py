@@ -134,6 +134,7 @@ class History:
         A metric that is not finite is written as NaN or Infinity, as Python's json module does.
         """
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         replace_files({Path(path): lambda new: new.write_text(text, encoding="utf-8")})
 
     @classmethod
