@@ -45,9 +45,12 @@ def test_ci_ends_as_pytest_does_in_a_copy_with_its_own_caches_and_leaves_nothing
         folder.mkdir(parents=True)
     shutil.copy(ROOT / ".ci" / "run", checkout / ".ci")
     (checkout / "pytest").write_text(
-        f"pwd; ls -A | sort | xargs; echo $LORA_COURSE_CACHE; echo ${{LORA_COURSE_STRICT-unset}}; echo {last}; exit {code}"
+        "pwd; ls -A | sort | xargs; echo $LORA_COURSE_CACHE; echo ${LORA_COURSE_STRICT-unset}; "
+        f"echo {last}; exit {code}"
     )
-    (checkout / "README.md").write_text("```bash\nfalse\n```\n<!-- test-command -->\n```bash\nbash pytest\n```\nnot this\n")
+    (checkout / "README.md").write_text(
+        "```bash\nfalse\n```\n<!-- test-command -->\n```bash\nbash pytest\n```\nnot this\n"
+    )
     environment = os.environ | {"TMPDIR": str(temporary), "LORA_COURSE_CACHE": "/mine", "LORA_COURSE_STRICT": "1"}
     run = subprocess.run(["bash", checkout / ".ci" / "run"], cwd="/", env=environment, capture_output=True, text=True)
     shown, where, files, cache, strict, closing = run.stdout.splitlines()

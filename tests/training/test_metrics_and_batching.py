@@ -1,5 +1,7 @@
 """Scores against scikit-learn, batches against their promises, evaluation against a plain loop."""
 
+import gc
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -79,11 +81,12 @@ def test_modes_and_counts():
 
 def test_peak_memory_sees_an_allocation():
     cpu = torch.device("cpu")
+    gc.collect()  # what earlier tests left would otherwise be freed in between
     reset_peak_memory(cpu)
     before = peak_memory(cpu).bytes
-    block = torch.ones(64 * 2**20 // 4)
+    block = torch.ones(512 * 2**20 // 4)
     del block
-    assert peak_memory(cpu).bytes >= before + 60 * 2**20
+    assert peak_memory(cpu).bytes >= before + 256 * 2**20
 
 
 class Words:
