@@ -16,6 +16,7 @@ from tests.teaching.fixture_course import fixture_checks
 @pytest.fixture(autouse=True)
 def registry(monkeypatch):
     """What a test registers is forgotten afterwards."""
+    exercises.all_exercises()  # a lesson first imported inside a test would register in the copy alone
     monkeypatch.setattr(exercises, "_exercises", dict(exercises._exercises))
 
 

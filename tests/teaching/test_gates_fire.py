@@ -21,6 +21,7 @@ RIGHT = answers.answer_files(FIXTURE / "right_answers")
 
 @pytest.fixture(autouse=True)
 def registry(monkeypatch):
+    exercises.all_exercises()  # a lesson first imported inside a test would register in the copy alone
     monkeypatch.setattr(exercises, "_exercises", dict(exercises._exercises))
 
 
