@@ -135,7 +135,7 @@ def test_masks_over_a_whole_schedule_equal_pefts(name, targets, penalty, schedul
         beta2=schedule.get("beta2", 0.85),
         orthogonality=penalty,
     )
-    a, b, layers, masks = our_parameters(mine), peft_parameters(other), layers, set()
+    a, b, layers, masks = our_parameters(mine), peft_parameters(other), adapters(mine), set()
     for step in range(total):
         for model, optimizer in zip((mine.train(), other.train()), optimizers, strict=True):
             optimizer.zero_grad()
