@@ -80,9 +80,8 @@ class DeltaLoRA(LoRA):
         if not (self.lam and self.start_A.any() and self.start_B.any()):
             A, B = A[: self.config.rank], B[:, : self.config.rank]
         alpha = self.config.alpha * len(A) / self.config.rank
-        lora = LoRA(self.base_layer, replace(self.config, method="lora", rank=len(A), alpha=alpha))
-        lora.lora_A.copy_(A), lora.lora_B.copy_(B)
-        return lora.train(self.training)
+        plain = replace(self.config, method="lora", rank=len(A), alpha=alpha)
+        return LoRA(self.base_layer, plain, A, B).train(self.training)
 
 
 class DeltaUpdate:

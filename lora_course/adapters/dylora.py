@@ -46,13 +46,10 @@ class DyLoRA(LoRA):
     def scaling(self) -> float:
         return self.config.alpha / self.eval_rank
 
-    @torch.no_grad()
     def as_lora(self, rank: int) -> LoRA:
         """The rank-b LoRA inside: the same base layer, copies of A[:b] and B[:, :b], the same alpha."""
-        lora = LoRA(self.base_layer, replace(self.config, method="lora", rank=rank))
-        lora.lora_A.copy_(self.lora_A[:rank])
-        lora.lora_B.copy_(self.lora_B[:, :rank])
-        return lora.train(self.training)
+        plain = replace(self.config, method="lora", rank=rank)
+        return LoRA(self.base_layer, plain, self.lora_A[:rank], self.lora_B[:, :rank]).train(self.training)
 
     def plain_lora(self) -> LoRA:
         """What a file holds: the LoRA at the rank of evaluation."""

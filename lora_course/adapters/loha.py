@@ -3,8 +3,8 @@
     h = W x + b + s ((A_1 B_1) * (A_2 B_2)) x,    s = alpha / rank          * entry by entry
 
 The product entry by entry of two matrices of rank r can have any rank up to r^2 (FedPara's proposition 1), for the
-parameters of two LoRAs of rank r. A_1, B_1, A_2 start random and B_2 at zero. The price: the (out, in) product is made
-in every step. It is not kept for the backward pass, which makes it again from the four thin factors.
+parameters of two LoRAs of rank r. A_1, B_1, A_2 start random and B_2 at zero. The price: three (out, in) matrices are
+made in every step, A_1 B_1, A_2 B_2 and the result. The first two are not kept for the backward pass, but made again.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ from lora_course.adapters.config import AdapterConfig
 class LoRA(Adapter):
     """A frozen layer plus a rank-r update: r (in + out) trainable parameters instead of in * out.
 
+    A (r, in), B (out, r): values to begin with in place of random ones; copied.
+
     On an embedding the roles swap, as in the authors' code: A, whose columns are looked up, starts at zero and B
     random. Dropout does not apply there, since token ids have no entries to drop.
     """
@@ -25,12 +27,15 @@ class LoRA(Adapter):
     peft_fields = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout"}
     peft_constants = {"bias": "none", "init_lora_weights": True}
 
-    def __init__(self, base_layer: nn.Module, config: AdapterConfig):
+    def __init__(self, base_layer: nn.Module, config: AdapterConfig, A: Tensor | None = None, B: Tensor | None = None):
         super().__init__(base_layer, config)
-        self.lora_A = self.new_parameter(config.rank, self.in_features)
-        self.lora_B = self.new_parameter(self.out_features, config.rank)
         self.dropout = nn.Dropout(config.dropout) if config.dropout and self.kind != "embedding" else nn.Identity()
-        self.reset_parameters()
+        if A is None:
+            self.lora_A = self.new_parameter(config.rank, self.in_features)
+            self.lora_B = self.new_parameter(self.out_features, config.rank)
+            self.reset_parameters()
+        else:
+            self.lora_A, self.lora_B = nn.Parameter(A.detach().clone()), nn.Parameter(B.detach().clone())
 
     @staticmethod
     def count_trainable(in_features: int, out_features: int, rank: int) -> int:

@@ -15,7 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lora_course.adapters import METHODS
@@ -77,8 +76,7 @@ def what_to_write(model: nn.Module) -> tuple[str, dict[str, Any], dict[str, Tens
     """The method, the content of adapter_config.json, and the tensors by key, for a model that is not merged."""
     layers, tensors, configs = adapters(model), head_tensors(model), {}
     for name, adapter in layers.items():
-        with torch.random.fork_rng():  # saving in the middle of training must not change what dropout draws next
-            adapter = adapter.plain_lora() or adapter
+        adapter = adapter.plain_lora() or adapter
         configs[name] = adapter.config
         tensors |= {f"{PREFIX}{name}.{key}": tensor for key, tensor in adapter.file_tensors().items()}
     settings = _settings_to_write(model, layers, configs)

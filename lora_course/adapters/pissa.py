@@ -98,7 +98,6 @@ class PiSSA(LoRA):
         base = copy.deepcopy(self.base_layer)
         weight_view(base).add_(self.initial_part())
         rank, alpha = 2 * self.config.rank, 2 * self.config.alpha
-        lora = LoRA(base, replace(self.config, method="lora", rank=rank, alpha=alpha))
-        lora.lora_A.copy_(torch.cat([self.lora_A, self.initial_A]))
-        lora.lora_B.copy_(torch.cat([self.lora_B, -self.initial_B], dim=1))
-        return lora.train(self.training)
+        A = torch.cat([self.lora_A, self.initial_A])  # (2 r, in)
+        B = torch.cat([self.lora_B, -self.initial_B], dim=1)  # (out, 2 r)
+        return LoRA(base, replace(self.config, method="lora", rank=rank, alpha=alpha), A, B).train(self.training)

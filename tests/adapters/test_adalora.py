@@ -95,8 +95,9 @@ def test_outputs_gradients_and_merge_equal_pefts(name, targets, dropout):
         outputs.append(model(**batch(name)))
         outputs[-1].loss.backward()
     assert torch.equal(outputs[0].logits, outputs[1].logits)
+    theirs_now = peft_parameters(other)
     for key, p in our_parameters(mine).items():
-        assert torch.equal(p.grad, peft_parameters(other)[key].grad), key
+        assert torch.equal(p.grad, theirs_now[key].grad), key
     expected = mine.eval()(**batch(name)).logits
     base = [a.weight.clone() for a in adapters(mine).values()]
     with torch.no_grad():
@@ -134,7 +135,7 @@ def test_masks_over_a_whole_schedule_equal_pefts(name, targets, penalty, schedul
         beta2=schedule.get("beta2", 0.85),
         orthogonality=penalty,
     )
-    masks = set()
+    a, b, layers, masks = our_parameters(mine), peft_parameters(other), adapters(mine), set()
     for step in range(total):
         for model, optimizer in zip((mine.train(), other.train()), optimizers, strict=True):
             optimizer.zero_grad()
@@ -142,22 +143,22 @@ def test_masks_over_a_whole_schedule_equal_pefts(name, targets, penalty, schedul
             optimizer.step()
         other.base_model.update_and_allocate(step)
         pattern = other.peft_config["default"].rank_pattern or {}
-        for key, layer in adapters(mine).items():
+        for key, layer in layers.items():
             expected = pattern.get(f"{key}.lora_E.default", [True] * RANK)
             assert layer.kept.tolist() == expected, (step, key)
             masks.add((key, tuple(expected)))
-        for key, p in our_parameters(mine).items():
-            q = peft_parameters(other)[key]
+        for key, p in a.items():
+            q = b[key]
             if penalty:  # one graph adds up the gradients of A A^T in another order
                 assert_close(p, q, rtol=1e-3, atol=1e-5, msg=lambda m, k=key, s=step: f"{k}, step {s}: {m}")
             else:
                 assert torch.equal(p, q), (key, step)
         assert torch.equal(
-            torch.stack([(a.lora_E != 0).sum() for a in adapters(mine).values()]),
-            torch.stack([(e != 0).sum() for k, e in peft_parameters(other).items() if "lora_E" in k]),
+            torch.stack([(layer.lora_E != 0).sum() for layer in layers.values()]),
+            torch.stack([(e != 0).sum() for k, e in b.items() if "lora_E" in k]),
         )
-    assert len(masks) > 2 * len(adapters(mine))  # they moved
-    assert sum(allocator.ranks().values()) == TARGET * len(adapters(mine)) or not schedule["tfinal"]
+    assert len(masks) > 2 * len(layers)  # they moved
+    assert sum(allocator.ranks().values()) == TARGET * len(layers) or not schedule["tfinal"]
     assert allocator.step == total
 
 

@@ -64,6 +64,8 @@ def test_between_the_thresholds_and_without_patience_nothing_happens():
     for n in range(12):  # stalled, fast, stalled, fast ...
         levels.append(levels[-1] * (1.0 if n % 2 else 0.8))
     assert not any(feed(controller, *levels))
+    _, _, controller = setup()
+    assert feed(controller, 1.0, 0.8, 0.8, 0.8) == [{}, {}, {}, {"0": 5, "2": 5}]  # one fast, then two stalled in a row
     assert setup(patience=1)[2].patience == 1 and feed(setup(patience=1)[2], 1.0, 1.0)[-1] == {"0": 5, "2": 5}
 
 
