@@ -86,7 +86,7 @@ class AdaLoRA(Adapter):
     def layer_settings(cls, layers: Mapping[str, AdaLoRA]) -> dict[str, Any]:
         return {"rank_pattern": {f"{name}.lora_E": layer.kept.tolist() for name, layer in layers.items()}}
 
-    def use_layer_settings(self, settings: Mapping[str, Any], name: str) -> None:
+    def use_layer_settings(self, settings: Mapping[str, Any], name: str, fresh: bool) -> None:
         kept = (settings.get("rank_pattern") or {}).get(f"{name}.lora_E", [True] * self.config.rank)
         if len(kept) != self.config.rank:
             raise ValueError(f"rank_pattern of {name} has {len(kept)} entries for a rank of {self.config.rank}")

@@ -195,13 +195,16 @@ class Adapter(nn.Module):
         """Settings in PEFT's config that say something of single layers, for `use_layer_settings` to read."""
         return {}
 
-    def use_layer_settings(self, settings: Mapping[str, Any], name: str) -> None:
-        """Take over what PEFT's config says of this layer, before its tensors are loaded."""
+    def use_layer_settings(self, settings: Mapping[str, Any], name: str, fresh: bool) -> None:
+        """Take over what PEFT's config says of this layer, before its tensors are loaded. Parameters may be replaced
+        only if the adapter is fresh: else an optimizer may hold them.
+        """
 
     def plain_lora(self) -> Adapter | None:
         """The plain LoRA that files hold in place of this layer; None if they hold the layer itself."""
         return None
 
     def extra_repr(self) -> str:
-        c = self.config
-        return f"in={self.in_features}, out={self.out_features}, rank={c.rank}, alpha={c.alpha:g}, merged={self.merged}"
+        used = [f for f in ("rank", "alpha") if f in self.peft_fields.values() or self.peft_type is None]
+        settings = [f"{field}={getattr(self.config, field):g}" for field in used]
+        return ", ".join([f"in={self.in_features}, out={self.out_features}", *settings, f"merged={self.merged}"])

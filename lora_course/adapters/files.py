@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,10 @@ def load_adapter(model: nn.Module, folder: str | os.PathLike) -> nn.Module:
     folder = Path(folder)
     settings = _read_config(folder / CONFIG_FILE)
     tensors, note = _read_tensors(folder / WEIGHTS_FILE)
-    config, single = read_config(settings, note, tensors, model, folder / CONFIG_FILE)
+    try:
+        config, single = read_config(settings, note, tensors, model, folder / CONFIG_FILE)
+    except (AttributeError, TypeError, re.error) as error:  # a setting of another type than PEFT writes
+        raise ValueError(f"{folder / CONFIG_FILE} is not a usable adapter config: {error!r}") from error
 
     fresh = not adapters(model)
     trainable_before = {name: p.requires_grad for name, p in model.named_parameters()}
@@ -91,17 +95,19 @@ def load_adapter(model: nn.Module, folder: str | os.PathLike) -> nn.Module:
     shared = next(iter(layers.values())).shared_file_tensors()
     try:
         for name, adapter in layers.items():
-            adapter.use_layer_settings(settings, name)
+            adapter.use_layer_settings(settings, name, fresh)
         expected = {f"{PREFIX}{n}.{key}": t for n, a in layers.items() for key, t in a.file_tensors().items()}
         _check(expected | heads, shared, tensors, folder / WEIGHTS_FILE)
-    except ValueError:
+    except (TypeError, ValueError, re.error) as error:
         if fresh:
             eject(model)
             for name, p in model.named_parameters():
                 p.requires_grad_(trainable_before[name])
         for buffer, before in buffers:
             buffer.copy_(before)
-        raise
+        if isinstance(error, ValueError):
+            raise
+        raise ValueError(f"{folder / CONFIG_FILE} is not a usable adapter config: {error!r}") from error
     for name, adapter in layers.items():
         adapter.load_file_tensors({key: tensors[f"{PREFIX}{name}.{key}"] for key in adapter.file_tensors()})
     for key, live in (heads | shared).items():

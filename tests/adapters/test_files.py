@@ -65,6 +65,7 @@ DAMAGE = {
         r"\(3, 24\), the model needs \(4, 24\)",
     ),
     "bias": (lambda f: edit_config(f, bias="all"), ValueError, "bias = 'all'"),
+    "pattern of another type": (lambda f: edit_config(f, rank_pattern=[3]), ValueError, "not a usable adapter config"),
     "some layers": (lambda f: edit_config(f, layers_to_transform=[0]), ValueError, "layers_to_transform"),
     "PiSSA": (lambda f: edit_config(f, init_lora_weights="pissa"), ValueError, "changed the base"),
     "another model": (lambda f: edit_config(f, target_modules=["c_attn"]), ValueError, "'c_attn' matches no layer"),

@@ -266,6 +266,18 @@ def test_pissa_takes_the_largest_singular_values_and_olora_orthonormal_columns()
     assert torch.equal(layer.lora_A, R[:RANK]) and torch.equal(layer.lora_B, Q[:, :RANK])
 
 
+@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+@pytest.mark.parametrize("method", CHANGES_THE_BASE)
+def test_a_changed_base_amounts_to_a_plain_lora(method, kind):
+    layer = make(method, kind).double()
+    weight, x = layer.weight.clone(), inputs(layer)
+    plain = layer.plain_lora()
+    assert type(plain) is LoRA and (plain.config.rank, plain.scaling) == (2 * RANK, layer.scaling)
+    assert_close(plain(x), layer(x), rtol=0, atol=1e-12)
+    assert torch.equal(layer.weight, weight)
+    assert_close(plain.weight, make(method, kind).double().release().weight, rtol=0, atol=1e-12)
+
+
 def test_olora_on_conv1d_is_that_of_the_transposed_linear():
     """PEFT crashes here, so a Linear with the same weight is the oracle."""
     conv = make("olora", "conv1d", random=False)

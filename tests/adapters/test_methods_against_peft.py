@@ -17,6 +17,7 @@ from torch.testing import assert_close
 
 from lora_course import AdapterConfig, adapters, eject, inject, load_adapter, merge, save_adapter, unmerge
 from lora_course.adapters import METHODS
+from lora_course.adapters.ia3 import scale_inputs
 from tests.adapters.models import HEADS, TARGETS, batch, build
 
 RANK, ALPHA, SEED = 3, 7, 11
@@ -158,7 +159,10 @@ def assert_same(mine, other, bar, what):
 @pytest.mark.parametrize(("method", "name", "targets", "dropout"), WITH_DROPOUT)
 def test_outputs_gradients_and_three_steps(method, name, targets, dropout):
     mine, other = pair(method, name, targets, dropout)
-    bar, inputs = ORACLES[method].bar, batch(name)
+    assert_train_alike(mine, other, batch(name), ORACLES[method].bar)
+
+
+def assert_train_alike(mine, other, inputs, bar):
     a, b = our_parameters(mine), peft_parameters(other)
     before = {key: p.detach().clone() for key, p in a.items()}
     mine.train(), other.train()
@@ -180,6 +184,53 @@ def test_outputs_gradients_and_three_steps(method, name, targets, dropout):
         for key in a:
             assert_same(a[key], b[key], 10 * bar, f"{key} after step {step}")
     assert all(not torch.equal(a[key], before[key]) for key in a)
+
+
+@pytest.mark.parametrize(
+    ("name", "targets", "inputs"),
+    [
+        ("bert", ["key", "value", "output.dense"], ["output.dense"]),
+        ("gpt2", ["c_attn", "mlp.c_proj"], ["mlp.c_proj"]),
+        ("llama", ["k_proj", "v_proj", "down_proj"], ["down_proj"]),
+        ("t5", ["k", "v", "wo"], ["wo"]),
+    ],
+)
+def test_ia3_on_inputs_as_in_the_paper(name, targets, inputs, tmp_path):
+    """What goes into the second layer of a feed-forward block is scaled; steps, files both ways, merging."""
+
+    def fresh():
+        config = peft.IA3Config(
+            target_modules=targets,
+            feedforward_modules=inputs,
+            task_type="SEQ_CLS" if name == "bert" else None,
+            modules_to_save=[*HEADS[name]] or None,
+        )
+        with quietly():
+            return scale_inputs(ours("ia3", name, targets), inputs), peft.get_peft_model(build(name), config)
+
+    mine, other = fresh()
+    with torch.no_grad():
+        assert torch.equal(mine(**batch(name)).logits, build(name)(**batch(name)).logits)
+    randomise(our_parameters(mine)), randomise(peft_parameters(other))
+    assert_train_alike(mine, other, batch(name), 0.0)
+    expected = mine.eval()(**batch(name)).logits
+    save_adapter(mine, tmp_path / "ours")
+    with quietly():
+        opened = peft.PeftModel.from_pretrained(build(name), tmp_path / "ours").eval()
+        other.save_pretrained(tmp_path / "theirs")
+    assert torch.equal(opened(**batch(name)).logits, expected)
+    for folder in ("ours", "theirs"):
+        again = load_adapter(build(name), tmp_path / folder)
+        assert torch.equal(again(**batch(name)).logits, expected)
+        load_adapter(fresh()[0], tmp_path / folder)
+        with pytest.raises(ValueError, match="the model needs"):  # an optimizer may hold its factors for outputs
+            load_adapter(ours("ia3", name, targets), tmp_path / folder)
+    assert_close(merge(mine)(**batch(name)).logits, expected, rtol=1e-5, atol=1e-5)
+    assert_close(unmerge(mine)(**batch(name)).logits, expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="'nowhere' matches no .* there are "):
+        scale_inputs(mine, ["nowhere"])
+    with pytest.raises(ValueError, match="unmerge"):
+        scale_inputs(merge(mine), inputs)
 
 
 @pytest.mark.parametrize(("method", "name", "targets"), CASES)
