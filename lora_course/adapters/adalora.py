@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lora_course.adapters.base import Adapter
+from lora_course.adapters.base import Adapter, at_least_float32
 from lora_course.adapters.config import AdapterConfig
 
 
@@ -62,9 +62,7 @@ class AdaLoRA(Adapter):
 
     def delta_weight(self) -> Tensor:
         """(B (A * E)) alpha / (r + 1e-5), (out, in). In half precision the product is taken in float32."""
-        A, E, B = self.lora_A, self.lora_E, self.lora_B
-        if A.element_size() < 4:
-            A, E, B = A.float(), E.float(), B.float()
+        A, E, B = at_least_float32(*self.factors())
         return (B @ (A * E)) * self.config.alpha / (self.config.rank + 1e-5)
 
     def factors(self) -> tuple[nn.Parameter, nn.Parameter, nn.Parameter]:

@@ -192,6 +192,5 @@ def _replace_all(model: nn.Module, replacements: dict[str, nn.Module]) -> nn.Mod
     for name, module in replacements.items():
         if not name:
             return module
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, module)
+        model.set_submodule(name, module)
     return model

@@ -38,6 +38,16 @@ def weight_view(layer: nn.Module) -> Tensor:
     return layer.weight if layer_kind(layer) == "linear" else layer.weight.T
 
 
+def at_least_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Half precision widened to float32, everything else as it is: for products that are taken once, when merging."""
+    return tuple(t.to(torch.promote_types(t.dtype, torch.float32)) for t in tensors)
+
+
+def trained_ids(optimizer: torch.optim.Optimizer) -> set[int]:
+    """id() of every tensor in the optimizer's groups: to ask whether it trains something."""
+    return {id(p) for group in optimizer.param_groups for p in group["params"]}
+
+
 class Adapter(nn.Module):
     """Keeps the frozen layer in `base_layer`; a subclass adds parameters, `forward` and `delta_weight`.
 

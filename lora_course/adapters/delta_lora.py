@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lora_course.adapters.base import at_least_float32, trained_ids
 from lora_course.adapters.config import AdapterConfig
 from lora_course.adapters.lora import LoRA
 
@@ -59,9 +60,7 @@ class DeltaLoRA(LoRA):
 
     def delta_weight(self) -> Tensor:
         """All that separates the layer from W_0: s B A and the drift of W. (out, in)"""
-        A, B = self.as_lora()
-        if A.element_size() < 4:
-            A, B = A.float(), B.float()
+        A, B = at_least_float32(*self.as_lora())
         return (B @ A) * self.scaling
 
     def as_lora(self) -> tuple[Tensor, Tensor]:
@@ -106,7 +105,7 @@ class DeltaUpdate:
         self.layers = {name: m for name, m in model.named_modules() if isinstance(m, DeltaLoRA)}
         if not self.layers:
             raise ValueError("no Delta-LoRA layer: inject(model, AdapterConfig(method='delta_lora', ...)) first")
-        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        trained = trained_ids(optimizer)
         for name, layer in self.layers.items():
             if not {id(layer.lora_A), id(layer.lora_B)} <= trained:
                 raise ValueError(f"the optimizer does not train the adapter at {name!r}: make it after inject")

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lora_course.adapters.base import at_least_float32
 from lora_course.adapters.config import AdapterConfig
 from lora_course.adapters.lora import LoRA
 
@@ -37,9 +38,7 @@ class DyLoRA(LoRA):
 
     def delta_weight(self) -> Tensor:
         """The change at the rank of evaluation, (out, in). In half precision the product is taken in float32."""
-        A, B = self.lora_A[: self.eval_rank], self.lora_B[:, : self.eval_rank]
-        if A.element_size() < 4:
-            A, B = A.float(), B.float()
+        A, B = at_least_float32(self.lora_A[: self.eval_rank], self.lora_B[:, : self.eval_rank])
         return (B @ A) * self.scaling
 
     @property
@@ -73,8 +72,7 @@ def truncate(model: nn.Module, rank: int) -> nn.Module:
     layers = _layers(model, rank)
     plain = {layer: layer.as_lora(rank) for layer in dict.fromkeys(layers.values())}
     for name, layer in layers.items():
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, plain[layer])
+        model.set_submodule(name, plain[layer])
     return model
 
 

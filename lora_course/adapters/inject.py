@@ -79,7 +79,7 @@ def inject(
             parameter.requires_grad_(True)
         raise
     for name, base in targets.items():
-        _replace(model, name, wrapped[base])
+        model.set_submodule(name, wrapped[base])
     for head in heads.values():
         head.requires_grad_(True)
     for name in HEADS:
@@ -128,8 +128,6 @@ def find_targets(model: nn.Module, config: AdapterConfig) -> dict[str, nn.Module
                 f"target_modules: {name!r} is a {type(module).__name__}; only Linear, Conv1D and Embedding "
                 f"layers can be adapted. There are {_describe_layers(modules)}"
             )
-        if layer_kind(module) == "embedding" and module.max_norm is not None:
-            raise ValueError(f"target_modules: {name!r} has max_norm, so each lookup would rewrite its frozen weight")
         if _inside_attention_module(model, name):
             raise ValueError(
                 f"target_modules: {name!r} is inside an nn.MultiheadAttention, which reads the weight and "
@@ -179,13 +177,8 @@ def eject(model: nn.Module) -> nn.Module:
     everywhere = [(n, m) for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, Adapter)]
     released = {adapter: adapter.release() for adapter in dict.fromkeys(m for _, m in everywhere)}
     for name, adapter in everywhere:
-        _replace(model, name, released[adapter])
+        model.set_submodule(name, released[adapter])
     return model
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
 
 
 def _has_suffix(name: str, suffix: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora_course.adapters.base import Adapter
+from lora_course.adapters.base import Adapter, at_least_float32
 from lora_course.adapters.config import AdapterConfig
 
 
@@ -53,10 +53,7 @@ class LoHa(Adapter):
 
     def delta_weight(self) -> Tensor:
         """s (A_1 B_1) * (A_2 B_2), (out, in). In half precision the products are taken in float32."""
-        factors = self._factors()
-        if factors[0].element_size() < 4:
-            factors = tuple(f.float() for f in factors)
-        return self._product(*factors)
+        return self._product(*at_least_float32(*self._factors()))
 
     def _factors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.hada_w1_a, self.hada_w1_b, self.hada_w2_a, self.hada_w2_b

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lora_course.adapters.base import Adapter
+from lora_course.adapters.base import Adapter, at_least_float32
 from lora_course.adapters.config import AdapterConfig
 
 
@@ -55,7 +55,7 @@ class LoKr(Adapter):
 
     def delta_weight(self) -> Tensor:
         """s C kron D, (out, in). In half precision the products are taken in float32."""
-        return kronecker(*(f.float() if f.element_size() < 4 else f for f in self._factors())) * self.scaling
+        return kronecker(*at_least_float32(*self._factors())) * self.scaling
 
     def _factors(self) -> list[Tensor]:
         return [*self.parameters(recurse=False)]  # C, then D or D_a and D_b

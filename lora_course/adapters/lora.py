@@ -10,7 +10,7 @@ import math
 
 from torch import Tensor, nn
 
-from lora_course.adapters.base import Adapter
+from lora_course.adapters.base import Adapter, at_least_float32
 from lora_course.adapters.config import AdapterConfig
 
 
@@ -60,7 +60,5 @@ class LoRA(Adapter):
 
     def delta_weight(self) -> Tensor:
         """s B A, (out, in). In half precision the product is taken in float32."""
-        A, B = self.lora_A, self.lora_B
-        if A.element_size() < 4:
-            A, B = A.float(), B.float()
+        A, B = at_least_float32(self.lora_A, self.lora_B)
         return (B @ A) * self.scaling

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora_course.adapters.base import weight_view
+from lora_course.adapters.base import at_least_float32, weight_view
 from lora_course.adapters.config import AdapterConfig
 from lora_course.adapters.lora import LoRA
 
@@ -64,7 +64,7 @@ class PiSSA(LoRA):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         W = weight_view(self.base_layer)
-        A, B = self.principal_part(W.to(torch.promote_types(W.dtype, torch.float32)))
+        A, B = self.principal_part(*at_least_float32(W))
         self.lora_A.copy_(A)
         self.lora_B.copy_(B)
         self.register_buffer("initial_A", self.lora_A.detach().clone())
@@ -80,9 +80,7 @@ class PiSSA(LoRA):
 
     def initial_part(self) -> Tensor:
         """s B_0 A_0, (out, in). In half precision the product is taken in float32."""
-        A, B = self.initial_A, self.initial_B
-        if A.element_size() < 4:
-            A, B = A.float(), B.float()
+        A, B = at_least_float32(self.initial_A, self.initial_B)
         return (self.scaling * B) @ A
 
     @torch.no_grad()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_course.adapters.adalora import AdaLoRA
+from lora_course.adapters.base import trained_ids
 
 _HOOKED: WeakSet[torch.optim.Optimizer] = WeakSet()
 AVERAGES = ("importance", "uncertainty")  # what the allocator adds to the optimizer's state of a parameter
@@ -64,7 +65,7 @@ class RankAllocator:
             )
         if not (0 < beta1 < 1 and 0 < beta2 < 1 and orthogonality >= 0):
             raise ValueError(f"need beta1, beta2 in (0, 1), orthogonality >= 0: got {beta1}, {beta2}, {orthogonality}")
-        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        trained = trained_ids(optimizer)
         for name, layer in self.layers.items():
             if not {id(p) for p in layer.factors()} <= trained:
                 raise ValueError(f"the optimizer does not train the adapter at {name!r}: make it after inject")

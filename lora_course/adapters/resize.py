@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from lora_course.adapters.base import trained_ids
 from lora_course.adapters.lora import LoRA
 
 METHODS = ("lora", "rslora")  # A and B are all of them
@@ -104,7 +105,7 @@ def _check(name: str, layer: LoRA, rank: int, optimizer: torch.optim.Optimizer |
     if layer.merged:
         raise ValueError(f"{where} is merged into the base: call unmerge(model) first")
     if optimizer is not None:
-        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        trained = trained_ids(optimizer)
         if not {id(layer.lora_A), id(layer.lora_B)} <= trained:
             raise ValueError(f"the optimizer does not train {where}: pass the one that does, or none")
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lora_course.adapters.base import Adapter, weight_view
+from lora_course.adapters.base import Adapter, at_least_float32, weight_view
 from lora_course.adapters.config import AdapterConfig
 
 
@@ -88,9 +88,7 @@ class VeRA(Adapter):
 
     def delta_weight(self) -> Tensor:
         """(lambda_b * B) (lambda_d * A), (out, in). In half precision the product is taken in float32."""
-        (A, B), d, b = self.slices(), self.vera_lambda_d, self.vera_lambda_b
-        if A.element_size() < 4:
-            A, B, d, b = A.float(), B.float(), d.float(), b.float()
+        A, B, d, b = at_least_float32(*self.slices(), self.vera_lambda_d, self.vera_lambda_b)
         return (b.unsqueeze(1) * B) @ (d.unsqueeze(1) * A)
 
     def file_names(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lora_course.adapters.base import trained_ids
 from lora_course.adapters.inject import adapter_config, adapters
 from lora_course.device import describe_device
 from lora_course.training.config import TrainingConfig
@@ -26,11 +27,10 @@ def check_run(model, lengths, optimizer, evaluate, config) -> None:
     if any(adapter.merged for adapter in adapters(model).values()):
         raise ValueError("the adapters are merged into the base and would get no gradient: call unmerge(model) first")
     ours = {id(p) for p in model.parameters() if p.requires_grad}
-    theirs = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if ours - theirs:
+    missing = ours - trained_ids(optimizer)
+    if missing:
         raise ValueError(
-            f"the optimizer lacks {len(ours - theirs)} of the model's {len(ours)} trainable tensors: "
-            "make it after inject()"
+            f"the optimizer lacks {len(missing)} of the model's {len(ours)} trainable tensors: make it after inject()"
         )
     if config.patience is not None and evaluate is None:
         raise ValueError("patience stops by the evaluations, and there is none: pass fit(evaluate=…)")

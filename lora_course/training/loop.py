@@ -139,9 +139,9 @@ def fit(
     optimizer.zero_grad()  # what an interrupted run or an experiment left in .grad is no part of the first step
     reset_peak_memory(device)
     began = perf_counter() - (history.steps[-1].seconds if history.steps else 0.0)
+    ahead = () if stop else windows(lengths, config, after=step)
     with in_mode(model, training=True), progress_bar(total_steps, step, progress) as bar:
-        for number, window in () if stop else windows(lengths, config, after=step):
-            step = number
+        for step, window in ahead:
             batches = [collate([train_data[i] for i in indices]) for indices in window]
             lr = optimizer.param_groups[0]["lr"]
             mean_loss = backward(model, batches, device, loss)

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lora_course.adapters.report import parameter_report
+
 
 @dataclass(frozen=True)
 class ConfusionCounts:
@@ -76,8 +78,8 @@ def _ratio(part: int, whole: int) -> float:
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:
     """(trainable, all) parameters; a tensor shared by two layers counts once."""
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
+    report = parameter_report(model)
+    return report.trainable, report.total
 
 
 def parameter_reduction(model: nn.Module) -> float:
