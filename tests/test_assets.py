@@ -168,6 +168,20 @@ FAILURES = [
 ]
 
 
+def test_watching_a_download_bears_that_pip_deletes_its_folders(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "wheel").write_bytes(b"12345")
+    scandir = os.scandir
+
+    def vanished(path):
+        if str(path).endswith("gone"):
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanished)
+    assert download_module._largest_file(tmp_path) == 5
+
+
 @pytest.mark.parametrize(("failure", "message"), FAILURES, ids=lambda value: type(value).__name__)
 def test_interrupted_preparation_leaves_the_next_fetch_working(tiny, monkeypatch, failure, message):
     def prepare(unpacked, target):

