@@ -128,6 +128,12 @@ def expect_equal(name: str, yours: Any, expected: Any, likely: str | None = None
         raise Wrong(name, yours=yours, expected=expected, likely=hint)
 
 
+def expect_parts(name: str, yours: Any, expected: str, likely: str | None = None) -> None:
+    """Raises Wrong unless `yours` is a tuple or list with one part for each name in `expected`, "grad_A, grad_B"."""
+    if not isinstance(yours, tuple | list) or len(yours) != len(expected.split(",")):
+        raise Wrong(name, yours=yours, expected=expected, likely=likely or f"return {expected}")
+
+
 def diagnose(yours: Any, mistakes: Mapping[str, Any | Callable[[], Any]], default: str | None = None) -> str | None:
     """The first mistake whose value is what the learner got, or `default`.
 

@@ -7,9 +7,8 @@ train_sentiment      both around `fit`: evaluate on validation while training, o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,6 @@ from lora_course.training.batching import example_lengths, pad_collate, sorted_b
 from lora_course.training.config import TrainingConfig
 from lora_course.training.history import History
 from lora_course.training.loop import fit
-from lora_course.training.losses import Loss, model_loss
 from lora_course.training.metrics import confusion_counts, in_mode, synchronize
 
 if TYPE_CHECKING:
@@ -123,18 +121,13 @@ def train_sentiment(
     *,
     max_length: int = MAX_LENGTH,
     collate: Callable[[list], Mapping[str, Tensor]] | None = None,
-    schedule: Callable[[int, int, int, str], float] | None = None,
-    loss: Loss = model_loss,
-    optimizer: torch.optim.Optimizer | None = None,
-    checkpoint_path: str | Path | None = None,
-    progress: bool = True,
-    callbacks: Sequence[Callable[[Any], object]] = (),
-    name: str | None = None,
     dataset: str = "reviews",
+    **options: Any,
 ) -> tuple[History, SentimentResult]:
     """Train on splits["train"], evaluate on splits["validation"] on the way, and judge by splits["test"] at the end.
 
-    The keyword arguments are those of `fit`. Returns the history and the result on the test split.
+    options: any other keyword argument of `fit` (loss, schedule, checkpoint_path, progress …).
+    Returns the history and the result on the test split.
     """
     collate = collate or (lambda examples: pad_collate(examples, tokenizer.pad_token_id))
     tokenized = {split: tokenize_reviews(splits[split], tokenizer, max_length) for split in splits}
@@ -148,13 +141,7 @@ def train_sentiment(
         collate,
         config,
         evaluate=lambda _: score("validation").metrics(),
-        optimizer=optimizer,
-        schedule=schedule,
-        loss=loss,
-        checkpoint_path=checkpoint_path,
-        progress=progress,
-        callbacks=callbacks,
-        name=name,
         dataset=f"{dataset}, {len(tokenized['train'])} for training",
+        **options,
     )
     return history, score("test")

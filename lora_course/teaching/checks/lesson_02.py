@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from lora_course.adapters import LoRA
 from lora_course.adapters.base import Adapter, weight_view
 from lora_course.adapters.config import AdapterConfig
-from lora_course.teaching.compare import Wrong, diagnose, expect_close, expect_equal
+from lora_course.teaching.compare import Wrong, diagnose, expect_close, expect_equal, expect_parts
 from lora_course.teaching.exercises import exercise
 
 IN, OUT, RANK, ALPHA = 20, 12, 3, 7.0  # all different, so that a swap or a forgotten factor shows
@@ -70,8 +70,7 @@ def init_lora(in_features: int, out_features: int, rank: int) -> tuple[nn.Parame
 def check_init(answer):
     n_in, n_out, rank = 400, 60, 4
     result = answer(n_in, n_out, rank)
-    if not isinstance(result, tuple | list) or len(result) != 2:
-        raise Wrong("init_lora returns the pair A, B", yours=result, expected="two parameters", likely="return A, B")
+    expect_parts("init_lora returns the pair A, B", result, "A, B")
     A, B = result
     if not all(isinstance(p, nn.Parameter) for p in (A, B)):
         raise Wrong(
@@ -299,8 +298,7 @@ def check_backward(answer):
     out = SCALING * leaves[0] @ leaves[1].T @ leaves[2].T
     expected = torch.autograd.grad(out, leaves, grad_h)
     result = answer(grad_h, x, A, B, SCALING)
-    if not isinstance(result, tuple | list) or len(result) != 3:
-        raise Wrong("lora_backward returns three gradients", yours=result, expected="grad_x, grad_A, grad_B")
+    expect_parts("lora_backward returns three gradients", result, "grad_x, grad_A, grad_B")
     shapes = [tuple(t.shape) if isinstance(t, torch.Tensor) else None for t in result]
     if shapes == [tuple(A.shape), tuple(B.shape), tuple(x.shape)]:
         raise Wrong(

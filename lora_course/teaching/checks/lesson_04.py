@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lora_course.teaching.compare import Wrong, diagnose, expect_close, expect_equal
+from lora_course.teaching.compare import Wrong, diagnose, expect_close, expect_equal, expect_parts
 from lora_course.teaching.exercises import exercise
 from lora_course.training.batching import pad_collate
 from lora_course.training.config import warmup_then_decay
@@ -117,8 +117,7 @@ def check_score(answer):
         logits = torch.where(F.one_hot(p, 2).bool(), logits.abs() + 0.1, -logits.abs() - 0.1)
         accuracy, f1 = score(logits, y)
         result = answer(logits.clone(), y.clone())
-        if not isinstance(result, tuple | list) or len(result) != 2:
-            raise Wrong("score returns accuracy and F1", yours=result, expected="(accuracy, f1)")
+        expect_parts("score returns accuracy and F1", result, "accuracy, f1")
         where = f"predicted {predicted}, actual {actual}"
         expect_close(
             f"accuracy for {where}",
