@@ -26,6 +26,7 @@
 # `solutions/` folder, and looking is allowed: typing it in yourself afterwards is what teaches.
 
 # %%
+import math
 from collections import Counter
 
 import matplotlib.pyplot as plt
@@ -281,7 +282,7 @@ running = losses.unfold(0, window, 1).mean(1)
 fig, ax = plt.subplots(figsize=(7, 3.6))
 ax.plot(steps, losses, color="#0072B2", alpha=0.25, label="each step")
 ax.plot(steps[window - 1 :], running, color="#0072B2", label=f"mean of {window} steps")
-ax.axhline(0.693, color="#555555", linestyle=":", label="guessing, ln 2")
+ax.axhline(math.log(2), color="#555555", linestyle=":", label="guessing, ln 2")
 ax.set(xlabel="optimizer step", ylabel="training loss (nats)", title="The first fine-tune")
 ax.legend()
 plt.show()
@@ -339,4 +340,5 @@ print("solved so far:", ", ".join(solved) or "none yet")
 # - Hu et al. 2021, [LoRA: Low-Rank Adaptation of Large Language Models](https://arxiv.org/abs/2106.09685): the abstract and figure 1 are enough
 #   for today.
 # - Devlin et al. 2018, [BERT](https://arxiv.org/abs/1810.04805): the family that our encoder comes from.
-# - Next: lesson 02 builds the layer that did all this.
+# - Next: lesson 02 builds the layer that did all this. (Lessons 01, 03 and 05 to 14 are being written; where a
+#   lesson mentions one of them, that is the plan.)

@@ -475,8 +475,8 @@ print(f"largest difference between your layer and PEFT's: {(ours - peft_says).ab
 #
 # ## Reading
 #
-# - Hu et al. 2021, [LoRA: Low-Rank Adaptation of Large Language Models](https://arxiv.org/abs/2106.09685): section 4 is two pages
-#   and is this lesson.
+# - Hu et al. 2021, [LoRA: Low-Rank Adaptation of Large Language Models](https://arxiv.org/abs/2106.09685): section 4
+#   is this lesson.
 # - Houlsby et al. 2019, [Parameter-Efficient Transfer Learning for NLP](https://arxiv.org/abs/1902.00751): the bottleneck adapters
 #   that came before, and why adding layers costs time at inference where merging does not.
 # - Lesson 03 puts LoRA inside attention; lesson 09 counts what the backward pass keeps.

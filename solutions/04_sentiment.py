@@ -480,7 +480,7 @@ for rank in (8, 64, 142):
 #
 # <details><summary>1. Your LoRA run is stuck at 50 % accuracy, and the loss at 0.69. Name three suspects.</summary>
 #
-# The head is frozen (`trainable` forgotten); the learning rate is far too high (at 3e-3 for many steps this model collapses to chance) or too
+# The head is frozen (`trainable` forgotten); the learning rate is far too high (a model can collapse to chance and stay there) or too
 # low; the labels are shuffled against the texts, or the mask is wrong.
 #
 # </details>
