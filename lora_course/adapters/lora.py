@@ -54,9 +54,8 @@ class LoRA(Adapter):
         h = self.base_layer(x)  # (..., out)
         if self.merged:
             return h
-        a = self.project_in(self.dropout(x), self.lora_A)  # (..., r)
-        delta = nn.functional.linear(a, self.lora_B) * self.scaling  # (..., out)
-        return h + delta.to(h.dtype)
+        a = self.project_in(self.dropout(x), self.lora_A) * self.scaling  # (..., r): scale r numbers, not out
+        return h + nn.functional.linear(a, self.lora_B).to(h.dtype)  # (..., out)
 
     def delta_weight(self) -> Tensor:
         """s B A, (out, in). In half precision the product is taken in float32."""
