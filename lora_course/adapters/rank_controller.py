@@ -18,7 +18,8 @@ from lora_course.adapters.resize import lora_layers, resize_rank, singular_value
 
 
 class RankController:
-    """Fits ranks to how training goes. Call `update(loss)` after every optimizer step.
+    """Fits ranks to how training goes. Call `update(loss)` after every optimizer step, or give it to `fit` as one of
+    its callbacks: then checkpoints hold the ranks too.
 
         improvement = (mean loss of the window before - of this window) / |the former|
     below `stalled`: each layer that uses all its ranks gets `step` more while the budget lasts, flattest spectrum first
@@ -64,6 +65,10 @@ class RankController:
 
     def parameters(self) -> int:
         return sum(layer.lora_A.numel() + layer.lora_B.numel() for layer in self.layers.values())
+
+    def __call__(self, row: Any) -> None:
+        """row: what has the step's `loss`, such as training's StepRow."""
+        self.update(row.loss)
 
     def update(self, loss: float) -> dict[str, int]:
         """Returns the layers that changed, with their new ranks. Raises ValueError if the loss is not finite."""

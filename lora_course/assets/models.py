@@ -26,7 +26,6 @@ def load_encoder(
     num_labels: int = 2,
     *,
     base_dropout: float | None = None,
-    attention_dropout: float | None = None,
     dtype: torch.dtype = torch.float32,
     progress: bool = True,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -34,17 +33,16 @@ def load_encoder(
 
     name: "packaged" (all-MiniLM-L6-v2), a hub name such as "bert-base-uncased", or a folder.
     base_dropout: dropout probability of hidden states and attention; None keeps the model's own.
-    attention_dropout: that of attention alone. 0 is the fastest: masks of (heads, L, L) need not be drawn.
     The head is random: seed torch beforehand for the same head again.
 
-    Raises AssetError if the model cannot be had, ValueError if a dropout finds nothing to set.
+    Raises AssetError if the model cannot be had, ValueError if `base_dropout` finds nothing to set.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
     if name == "packaged":
         folder = ensure(ENCODER, progress)
         config = AutoConfig.from_pretrained(folder, num_labels=num_labels, local_files_only=True)
-        set_base_dropout(config, base_dropout, attention_dropout)
+        set_base_dropout(config, base_dropout)
         with quiet_transformers():  # it would report that the head is new, which is the point
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model = AutoModelForSequenceClassification.from_pretrained(
@@ -54,7 +52,7 @@ def load_encoder(
 
     with explained("model", name, '"packaged"'):
         config = AutoConfig.from_pretrained(name, num_labels=num_labels)
-    set_base_dropout(config, base_dropout, attention_dropout)
+    set_base_dropout(config, base_dropout)
     with explained("model", name, '"packaged"'):
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForSequenceClassification.from_pretrained(name, config=config, dtype=dtype)
@@ -88,12 +86,13 @@ def load_causal_lm(
     return model, tokenizer
 
 
-def set_base_dropout(config: PretrainedConfig, base: float | None, attention: float | None = None) -> None:
-    """Set the dropout probabilities of the base, whatever the config calls them (hidden_dropout_prob, attn_pdrop …).
+def set_base_dropout(config: PretrainedConfig, probability: float | None) -> None:
+    """Set every dropout probability of the base, whatever the config calls it (hidden_dropout_prob, attn_pdrop …).
 
-    base: of all of them; attention: of attention's alone; None leaves them.
-    Raises ValueError if there are none. A head without a setting of its own (BERT's) drops as the hidden states do.
+    Raises ValueError if it has none. A head without a setting of its own (BERT's) drops as the hidden states do.
     """
+    if probability is None:
+        return
     fields = [
         field
         for field, value in config.to_dict().items()
@@ -101,14 +100,10 @@ def set_base_dropout(config: PretrainedConfig, base: float | None, attention: fl
         and type(value) in (int, float)
         and not any(part in field for part in NOT_BASE_DROPOUT)
     ]
-    in_attention = [field for field in fields if "attention" in field or "attn" in field]
-    for name, probability, found in (("base", base, fields), ("attention", attention, in_attention)):
-        if probability is None:
-            continue
-        if not found:
-            raise ValueError(f"{name}_dropout={probability}: a {config.model_type} model has no such dropout to set")
-        for field in found:
-            setattr(config, field, probability)
+    if not fields:
+        raise ValueError(f"base_dropout={probability}: a {config.model_type} model has no dropout to set")
+    for field in fields:
+        setattr(config, field, probability)
 
 
 def _pad_by_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

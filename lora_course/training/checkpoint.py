@@ -3,6 +3,7 @@
     state of the model   trainable parameters, and buffers that lie beside them (a rank mask, batch statistics)
     optimizer, schedule  their own state_dicts
     chance               the generators of Python, NumPy, torch and the device: dropout draws what it would have drawn
+    callbacks            those with a state_dict: a RankController gives the layers their ranks back
     place                the step; the order of the data is a function of seed and epoch, so the step says it all
     identity             config, model, data: a checkpoint of another run is refused
 The frozen base is not stored: the caller loads it as before, and the identity holds a checksum of it.
@@ -10,11 +11,12 @@ The frozen base is not stored: the caller loads it as before, and the identity h
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 from lora_course.atomic import replace_files
 from lora_course.training.config import TrainingConfig
 
-FORMAT = 1
+FORMAT = 2
 
 
 class CheckpointError(ValueError):
@@ -43,14 +45,23 @@ def trainable_tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def copy_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A copy in main memory, where a GPU's memory is not spent on it."""
-    return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+def snapshot(model: nn.Module, callbacks: Sequence[Callable]) -> dict:
+    """What training has changed so far, to `put_back` later: live tensors, and the state of the callbacks."""
+    return {"tensors": trainable_tensors(model), "callbacks": [c.state_dict() for c in _stateful(callbacks)]}
+
+
+def copy_of(taken: dict) -> dict:
+    """A snapshot that stays as it is, in main memory, where a GPU's memory is not spent on it."""
+    tensors = {name: tensor.to("cpu", copy=True) for name, tensor in taken["tensors"].items()}
+    return {"tensors": tensors, "callbacks": copy.deepcopy(taken["callbacks"])}
 
 
 @torch.no_grad()
-def put_back(model: nn.Module, saved: dict[str, Tensor]) -> None:
-    """Copy saved tensors into the model. Raises CheckpointError, before anything is changed, if they do not fit."""
+def put_back(model: nn.Module, callbacks: Sequence[Callable], taken: dict) -> None:
+    """Make of the model what it was at a snapshot. Raises CheckpointError if its tensors do not fit."""
+    for callback, state in zip(_stateful(callbacks), taken["callbacks"], strict=True):
+        callback.load_state_dict(state)  # first: ranks may change
+    saved = taken["tensors"]
     live = trainable_tensors(model)
     here, there = _shapes(live), _shapes(saved)
     if here != there:
@@ -67,6 +78,7 @@ def identity(
     factors: Sequence[float],
     monitor: str,
     loss: str,
+    callbacks: Sequence[Callable],
 ) -> dict:
     """What must be the same for a run to go on. How often checkpoints are written may differ."""
     settings = {key: value for key, value in asdict(config).items() if key != "checkpoint_every"}
@@ -83,6 +95,7 @@ def identity(
         },
         "trainable tensors": _shapes(trainable_tensors(model)),
         "frozen base": {"checksum of its weights": _frozen_checksum(model)},
+        "callbacks": {"with a state": ", ".join(type(c).__name__ for c in _stateful(callbacks)) or "none"},
     }
 
 
@@ -102,9 +115,7 @@ def load_checkpoint(path: Path, expected: dict) -> dict:
     """
     way_out = "To start over, pass resume=False (the file is replaced at the next checkpoint) or move the file away"
     try:
-        with zipfile.ZipFile(
-            path
-        ) as archive:  # torch's format is a zip: its checksums find what torch would not notice
+        with zipfile.ZipFile(path) as archive:  # torch's format is a zip: checksums find what torch would not notice
             if bad := archive.testzip():
                 raise ValueError(f"checksum of {bad} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -155,6 +166,10 @@ def restore_random_state(state: dict, device: torch.device) -> None:
         numpy.random.set_state((kind, numpy.array(keys, dtype=numpy.uint32), *rest))
     if device.type in state and device.type != "cpu":
         torch.get_device_module(device).set_rng_state(state[device.type])
+
+
+def _stateful(callbacks: Sequence[Callable]) -> list:
+    return [callback for callback in callbacks if hasattr(callback, "state_dict")]
 
 
 def _shapes(tensors: dict[str, Tensor]) -> dict[str, str]:

@@ -40,7 +40,7 @@ from lora_course.training.checkpoint import (
     random_state,
     restore_random_state,
     save_checkpoint,
-    trainable_tensors,
+    snapshot,
 )
 from lora_course.training.config import TrainingConfig, warmup_then_decay
 from lora_course.training.history import EvaluationRow, History, StepRow
@@ -84,7 +84,8 @@ def fit(
     checkpoint_path: one file for one run. If it is there and `resume`, the run goes on from it; a finished run comes
         back as it ended. It is written at each evaluation or end of an epoch, every
         config.checkpoint_every steps, and at the end.
-    callbacks: each is called with every StepRow; one that returns "stop" ends the run cleanly.
+    callbacks: each is called with every StepRow; one that returns "stop" ends the run cleanly. One that has a
+        state_dict, such as a RankController, goes into the checkpoint too.
     name, dataset: what the history calls the run and the data.
 
     Raises ValueError for data, optimizer, schedule or metrics that do not fit, CheckpointError for a checkpoint that is
@@ -99,19 +100,15 @@ def fit(
     check_run(model, lengths, optimizer, evaluate, config)
     factors = learning_rate_factors(schedule or warmup_then_decay, total_steps, config)
     scheduler = LambdaLR(optimizer, lambda step: factors[step])
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    device = parameters[0].device
+    callbacks, device = [*callbacks], optimizer.param_groups[0]["params"][0].device
     history, step, best, stop = History(describe_run(model, config, device, name, dataset)), 0, None, None
 
     path = Path(checkpoint_path) if checkpoint_path is not None else None
-    this_run = (
-        identity(model, optimizer, config, lengths, factors, monitor, getattr(loss, "__name__", "unnamed"))
-        if path
-        else {}
-    )
+    loss_name = getattr(loss, "__name__", "unnamed")
+    this_run = identity(model, optimizer, config, lengths, factors, monitor, loss_name, callbacks) if path else {}
     if path and resume and path.exists():
         saved = load_checkpoint(path, this_run)
-        put_back(model, saved["model"])
+        put_back(model, callbacks, saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         scheduler.load_state_dict(saved["scheduler"])
         restore_random_state(saved["random"], device)
@@ -125,7 +122,7 @@ def fit(
             path,
             {
                 "identity": this_run,
-                "model": trainable_tensors(model),
+                "model": snapshot(model, callbacks),
                 "step": step,
                 "best": best,
                 "optimizer": optimizer.state_dict(),
@@ -145,7 +142,8 @@ def fit(
             batches = [collate([train_data[i] for i in indices]) for indices in window]
             lr = optimizer.param_groups[0]["lr"]
             mean_loss = backward(model, batches, device, loss)
-            norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm or math.inf)
+            trained = [p for group in optimizer.param_groups for p in group["params"]]  # resize_rank makes new ones
+            norm = nn.utils.clip_grad_norm_(trained, config.max_grad_norm or math.inf)
             mean_loss, norm = torch.stack([mean_loss.float(), norm.float()]).tolist()  # the one wait for the device
             if not (math.isfinite(mean_loss) and math.isfinite(norm)):
                 optimizer.zero_grad()
@@ -174,7 +172,7 @@ def fit(
                 history.evaluations.append(EvaluationRow(step, epoch, seconds, took, metrics))
                 since_best = evaluations_since_best(history, monitor)
                 if config.patience is not None and since_best == 0:
-                    best = copy_of(trainable_tensors(model))
+                    best = copy_of(snapshot(model, callbacks))
                 if config.patience is not None and since_best >= config.patience:
                     stop = stop or "early stopping"
             if stop:
@@ -186,7 +184,7 @@ def fit(
         if path and stop == "callback":  # before the best is put back: a resumed run goes on from where it stopped
             save()
         if best is not None:
-            put_back(model, best)
+            put_back(model, callbacks, best)
         history.summary = summarise(history, stop, monitor if best is not None else None, device)
         if path and stop != "callback":
             save()
