@@ -21,6 +21,7 @@ from lora_course.adapters.base import Adapter, layer_kind
 from lora_course.adapters.config import ALL_LINEAR, AdapterConfig
 
 HEADS = ("classifier", "score")  # what transformers calls a freshly initialised classification head
+SPLIT_FIRST = "Make its projections layers first: lora_course.adapters.attention.split_attention(model)"
 
 
 def adapters(model: nn.Module) -> dict[str, Adapter]:
@@ -120,6 +121,7 @@ def find_targets(model: nn.Module, config: AdapterConfig) -> dict[str, nn.Module
             raise ValueError(
                 f"target_modules: {target!r} matches no layer of {type(model).__name__}"
                 f"{_did_you_mean(target, _last_parts(modules))}. It has {_describe_layers(modules)}"
+                f"{f'. {SPLIT_FIRST}' if any(isinstance(m, nn.MultiheadAttention) for m in modules.values()) else ''}"
             )
         found |= matches
     for name, module in found.items():
@@ -131,7 +133,7 @@ def find_targets(model: nn.Module, config: AdapterConfig) -> dict[str, nn.Module
         if _inside_attention_module(model, name):
             raise ValueError(
                 f"target_modules: {name!r} is inside an nn.MultiheadAttention, which reads the weight and "
-                "never calls the layer: an adapter there would do nothing"
+                f"never calls the layer: an adapter there would do nothing. {SPLIT_FIRST}"
             )
     return found
 

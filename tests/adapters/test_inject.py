@@ -113,8 +113,10 @@ def test_layers_that_attention_reads_without_calling_are_refused():
             super().__init__()
             self.attention, self.out = nn.MultiheadAttention(8, 2), nn.Linear(8, 8)
 
-    with pytest.raises(ValueError, match="inside an nn.MultiheadAttention"):
+    with pytest.raises(ValueError, match="inside an nn.MultiheadAttention.*split_attention"):
         inject(Block(), config(target_modules=["out_proj"], trainable=[]))
+    with pytest.raises(ValueError, match="'q_proj' matches no layer.*split_attention"):
+        inject(Block(), config(target_modules=["q_proj"], trainable=[]))
     assert set(adapters(inject(Block(), config(target_modules="all-linear", trainable=[])))) == {"out"}
 
 
