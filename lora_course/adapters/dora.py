@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lora_course.adapters import fused
 from lora_course.adapters.base import weight_view
 from lora_course.adapters.config import AdapterConfig
 from lora_course.adapters.lora import LoRA
@@ -54,13 +55,16 @@ class DoRA(LoRA):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in), or token ids (...) on an embedding; returns (..., out)."""
+        if fused.usable(self, x, self.lora_A, self.lora_B):
+            c = self.stretch().to(x.dtype)
+            A, B = self.lora_A, self.lora_B
+            return fused.DoRAStep.apply(x, self.dropped(x), self.base_layer, A, B, c, self.scaling)
         h = self.base_layer(x)  # (..., out)
         if self.merged:
             return h
-        Wx = h
-        if self.training and isinstance(self.dropout, nn.Dropout):
-            x = self.dropout(x)
-            Wx = self.base_layer(x)
+        Wx, dropped = h, self.dropped(x)
+        if dropped is not None:
+            x, Wx = dropped, self.base_layer(dropped)
         if self.bias is not None:
             Wx = Wx - self.bias
         delta = F.linear(self.project_in(x, self.lora_A), self.lora_B) * self.scaling  # (..., out)

@@ -10,8 +10,10 @@ import math
 
 from torch import Tensor, nn
 
+from lora_course.adapters import fused
 from lora_course.adapters.base import Adapter, at_least_float32
 from lora_course.adapters.config import AdapterConfig
+from lora_course.adapters.dropout import SharedDropout
 
 
 class LoRA(Adapter):
@@ -29,7 +31,7 @@ class LoRA(Adapter):
 
     def __init__(self, base_layer: nn.Module, config: AdapterConfig, A: Tensor | None = None, B: Tensor | None = None):
         super().__init__(base_layer, config)
-        self.dropout = nn.Dropout(config.dropout) if config.dropout and self.kind != "embedding" else nn.Identity()
+        self.dropout = SharedDropout(config.dropout) if config.dropout and self.kind != "embedding" else nn.Identity()
         if A is None:
             self.lora_A = self.new_parameter(config.rank, self.in_features)
             self.lora_B = self.new_parameter(self.out_features, config.rank)
@@ -51,11 +53,18 @@ class LoRA(Adapter):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in), or token ids (...) on an embedding; returns (..., out)."""
+        if fused.usable(self, x, self.lora_A, self.lora_B):
+            return fused.LoRAStep.apply(x, self.dropped(x), self.base_layer, self.lora_A, self.lora_B, self.scaling)
         h = self.base_layer(x)  # (..., out)
         if self.merged:
             return h
-        a = self.project_in(self.dropout(x), self.lora_A) * self.scaling  # (..., r): scale r numbers, not out
-        return h + nn.functional.linear(a, self.lora_B).to(h.dtype)  # (..., out)
+        a = self.project_in(self.dropout(x), self.lora_A)  # (..., r)
+        delta = nn.functional.linear(a, self.lora_B) * self.scaling  # (..., out)
+        return h + delta.to(h.dtype)
+
+    def dropped(self, x: Tensor) -> Tensor | None:
+        """x after dropout; None if nothing is dropped now."""
+        return self.dropout(x) if self.training and isinstance(self.dropout, SharedDropout) else None
 
     def delta_weight(self) -> Tensor:
         """s B A, (out, in). In half precision the product is taken in float32."""

@@ -17,8 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lora_course.adapters import fused
 from lora_course.adapters.base import Adapter, at_least_float32, weight_view
 from lora_course.adapters.config import AdapterConfig
+from lora_course.adapters.dropout import SharedDropout
 
 
 class SharedPair(nn.Module):
@@ -55,7 +57,7 @@ class VeRA(Adapter):
         self.pair = pair
         self.vera_lambda_b = self.new_parameter(self.out_features)
         self.vera_lambda_d = self.new_parameter(config.rank)
-        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.dropout = SharedDropout(config.dropout) if config.dropout else nn.Identity()
         nn.init.zeros_(self.vera_lambda_b)
         nn.init.constant_(self.vera_lambda_d, 0.1)
 
@@ -78,10 +80,13 @@ class VeRA(Adapter):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in); returns (..., out)."""
+        A, B = self.slices()
+        if fused.usable(self, x, A, self.vera_lambda_b):
+            dropped = self.dropout(x) if self.config.dropout else None
+            return fused.VeRAStep.apply(x, dropped, self.base_layer, A, B, self.vera_lambda_d, self.vera_lambda_b)
         h = self.base_layer(x)  # (..., out)
         if self.merged:
             return h
-        A, B = self.slices()
         a = self.vera_lambda_d * self.project_in(self.dropout(x), A)  # (..., r)
         delta = self.vera_lambda_b * F.linear(a, B)  # (..., out)
         return h + delta.to(h.dtype)

@@ -275,6 +275,7 @@ def test_merge_and_eject():
     assert_close(eject(merge(model))(x), expected, rtol=0, atol=1e-13)
 
 
+@pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("start", [0, 2])
 def test_the_plain_lora_it_amounts_to(start, tmp_path):
     """What PEFT can read: rank r if K = 0, for B_0 A_0 = 0 leaves nothing to take back; rank 2 r else."""

@@ -60,6 +60,7 @@ def test_each_truncation_is_the_lora_of_that_rank(kind, b):
     assert torch.equal(layer.as_lora(b)(x), lora(x))
 
 
+@pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_draws_a_rank_and_trains_only_that_much(kind):
     layer = make(kind, dropout=0.3 if kind != "embedding" else 0.0).train()

@@ -134,6 +134,7 @@ def test_pickle_and_deepcopy(kind):
         assert not torch.equal(twin(x), layer(x))
 
 
+@pytest.mark.usefixtures("plain")
 def test_compiles_to_the_same_numbers():
     layer = make("linear")
     x = inputs(layer)

@@ -170,13 +170,14 @@ def test_properties(place, n_in, n_out, rank, alpha, seed):
     layer = cls(base, config)
 
     scale = float(W.abs().max())
-    start = layer(x).detach()
+    start = layer.eval()(x).detach()
     if method in CHANGES_THE_BASE:
         assert_close(start, expected, rtol=1e-5, atol=3e-6 * max(1, layer.scaling) * scale * n_in)
     elif method == "houlsby":  # |U gelu(D f)| with |D|, |U| at most .02
         assert float((start - expected).abs().max()) <= 0.02**2 * rank * n_out * float(expected.abs().max()) + 1e-6
     else:
         assert torch.equal(start, expected)
+        assert_close(layer.train()(x).detach(), expected, rtol=1e-6, atol=1e-6 * scale * n_in)
 
     trainable = sum(p.numel() for p in layer.parameters() if p.requires_grad)
     assert trainable == cls.count_trainable(n_in, n_out, rank)

@@ -156,6 +156,7 @@ def assert_same(mine, other, bar, what):
     assert_close(mine, other.reshape(mine.shape), rtol=0.0, atol=bar, msg=lambda text: f"{what}: {text}")
 
 
+@pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize(("method", "name", "targets", "dropout"), WITH_DROPOUT)
 def test_outputs_gradients_and_three_steps(method, name, targets, dropout):
     mine, other = pair(method, name, targets, dropout)

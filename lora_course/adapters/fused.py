@@ -1,0 +1,190 @@
+"""LoRA, DoRA and VeRA on a frozen dense layer as one autograd step each, with the backward pass written by hand.
+
+Autograd would keep or make several tensors of the size of the layer's output (the branch, the branch times s, the
+sum). One Function makes the output once and adds to it in place (`addmm_`), and keeps only what the gradients need:
+
+    LoRA    x (shared by all layers that read it), and x A^T            N d + N r numbers
+            without x where A is frozen (LoRA-FA)                            N r
+    DoRA    also the output before it is stretched                      N d + N r + N k
+    VeRA    A x alone: the rest is computed again                              N r
+N tokens, d in, k out. With dropout, x is the dropped x, kept once for all layers that share its mask.
+The plain forward of each method says the same in the words of the paper; `usable` says when this one takes its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from lora_course.adapters.base import Adapter, weight_view
+
+_SWITCHED_ON = ContextVar("fused", default=True)
+
+
+@contextmanager
+def plain_forward() -> Iterator[None]:
+    """Inside this block every adapter computes its plain forward, with a dropout mask of its own, as PEFT's do."""
+    token = _SWITCHED_ON.set(False)
+    try:
+        yield
+    finally:
+        _SWITCHED_ON.reset(token)
+
+
+def fused_is_on() -> bool:
+    return _SWITCHED_ON.get()
+
+
+def usable(layer: Adapter, x: Tensor, *own: Tensor) -> bool:
+    """Whether the hand-written step takes the place of the plain forward.
+
+    layer: the adapter, in training mode and not merged.  x: its input.  own: the tensors it multiplies by.
+    In eval mode the plain forward answers, with PEFT's very numbers. So it does where the base is not a frozen dense
+    layer of one dtype, or where somebody must see inside: hooks on the base; torch.compile, which fuses by itself;
+    autocast, which chooses a dtype for each operation; torch.func, which differentiates in ways of its own.
+    """
+    if torch.compiler.is_compiling() or not (layer.training and torch.is_grad_enabled() and fused_is_on()):
+        return False
+    base, device = layer.base_layer, x.device.type
+    if layer.merged or type(base).__name__ not in ("Linear", "Conv1D") or torch._C._are_functorch_transforms_active():
+        return False
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return False
+    if base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks:
+        return False
+    frozen = [base.weight] if base.bias is None else [base.weight, base.bias]
+    same = all(t.dtype == x.dtype and t.device == x.device for t in (*frozen, *own))
+    return same and not any(t.requires_grad for t in frozen)
+
+
+class LoRAStep(torch.autograd.Function):
+    """h = W x + b + s B A dropped."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dropped: Tensor | None, base: nn.Module, A: Tensor, B: Tensor, s: float) -> Tensor:
+        """x: (..., d).  dropped: x after dropout, None where there is none.  A (r, d), B (k, r).  Returns (..., k)."""
+        x2, branch = _rows(x, dropped)
+        a = branch @ A.T  # (N, r)
+        h = _affine(x2, base).addmm_(a, B.T, alpha=s)  # (N, k)
+        ctx.save_for_backward(branch if A.requires_grad else None, a, A, B, base.weight)
+        ctx.base, ctx.s, ctx.shape, ctx.dropping = base, s, x.shape, dropped is not None
+        return h.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        branch, a, A, B, _ = ctx.saved_tensors
+        g = grad.reshape(-1, grad.shape[-1])  # (N, k)
+        for_x, for_dropped, _, for_A, for_B, _ = ctx.needs_input_grad
+        g_a = (g @ B).mul_(ctx.s)  # (N, r)
+        g_x = g @ weight_view(ctx.base) if for_x else None  # (N, d)
+        if for_x and not ctx.dropping:
+            g_x.addmm_(g_a, A)
+        return (
+            _shaped(g_x, ctx.shape),
+            _shaped(g_a @ A, ctx.shape) if for_dropped else None,
+            None,
+            g_a.T @ branch if for_A else None,
+            (g.T @ a).mul_(ctx.s) if for_B else None,
+            None,
+        )
+
+
+class DoRAStep(torch.autograd.Function):
+    """h = W (x - dropped) + b + c * (W + s B A) dropped, which without dropout is c * (W + s B A) x + b."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, dropped: Tensor | None, base: nn.Module, A: Tensor, B: Tensor, c: Tensor, s: float
+    ) -> Tensor:
+        """As LoRAStep; c: (k,), the stretch m / ||V||."""
+        x2, branch = _rows(x, dropped)
+        W = weight_view(base)
+        a = branch @ A.T  # (N, r)
+        t = torch.mm(branch, W.T).addmm_(a, B.T, alpha=s)  # (N, k)
+        if dropped is not None:
+            h = _affine(x2 - branch, base).addcmul_(t, c)
+        else:
+            h = t * c if base.bias is None else torch.addcmul(base.bias, t, c)
+        ctx.save_for_backward(branch, a, t, A, B, c, base.weight)
+        ctx.base, ctx.s, ctx.shape, ctx.dropping = base, s, x.shape, dropped is not None
+        return h.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        branch, a, t, A, B, c, _ = ctx.saved_tensors
+        W = weight_view(ctx.base)
+        g = grad.reshape(-1, grad.shape[-1])  # (N, k)
+        g_c = (g * t).sum(0)  # (k,)
+        g_t = g * c  # (N, k)
+        g_a = (g_t @ B).mul_(ctx.s)  # (N, r)
+        g_x = g_dropped = None
+        if ctx.dropping:
+            g_x = g @ W  # (N, d)
+            g_dropped = torch.sub(g_t, g).mm(W).addmm_(g_a, A)
+        elif ctx.needs_input_grad[0]:
+            g_x = torch.mm(g_t, W).addmm_(g_a, A)
+        return (
+            _shaped(g_x, ctx.shape),
+            _shaped(g_dropped, ctx.shape),
+            None,
+            g_a.T @ branch,
+            (g_t.T @ a).mul_(ctx.s),
+            g_c,
+            None,
+        )
+
+
+class VeRAStep(torch.autograd.Function):
+    """h = W x + b + b_vec * (B (d_vec * (A dropped)))."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, dropped: Tensor | None, base: nn.Module, A: Tensor, B: Tensor, d: Tensor, b: Tensor
+    ) -> Tensor:
+        """As LoRAStep, with A and B frozen; d: (r,) and b: (k,), the two trained vectors."""
+        x2, branch = _rows(x, dropped)
+        a = branch @ A.T  # (N, r)
+        h = _affine(x2, base).addmm_(a * d, (b.unsqueeze(1) * B).T)  # (N, k)
+        ctx.save_for_backward(a, d, b, base.weight)
+        ctx.A, ctx.B = A, B  # of the whole model, never written to
+        ctx.base, ctx.shape, ctx.dropping = base, x.shape, dropped is not None
+        return h.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        a, d, b, _ = ctx.saved_tensors
+        g = grad.reshape(-1, grad.shape[-1])  # (N, k)
+        for_x, for_dropped = ctx.needs_input_grad[:2]
+        g_u = g @ (b.unsqueeze(1) * ctx.B)  # (N, r), for u = d * a
+        g_a = g_u * d
+        g_x = g @ weight_view(ctx.base) if for_x else None  # (N, d)
+        if for_x and not ctx.dropping:
+            g_x.addmm_(g_a, ctx.A)
+        g_b = ((g.T @ (a * d)) * ctx.B).sum(1)  # sum over N of g * (B u), without the (N, k) tensor B u
+        g_dropped = g_a @ ctx.A if for_dropped else None
+        return _shaped(g_x, ctx.shape), _shaped(g_dropped, ctx.shape), None, None, None, (g_u * a).sum(0), g_b
+
+
+def _rows(x: Tensor, dropped: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Both as (N, d); without dropout twice the same."""
+    x2 = x.reshape(-1, x.shape[-1])
+    return x2, x2 if dropped is None else dropped.reshape(-1, x.shape[-1])
+
+
+def _affine(x: Tensor, base: nn.Module) -> Tensor:
+    """W x + b as a new tensor, (N, k)."""
+    W = weight_view(base)
+    return torch.mm(x, W.T) if base.bias is None else torch.addmm(base.bias, x, W.T)
+
+
+def _shaped(rows: Tensor | None, shape: torch.Size) -> Tensor | None:
+    return None if rows is None else rows.view(shape)
