@@ -178,8 +178,8 @@ class Adapter(nn.Module):
             delta = self.delta_weight()
             kept = f"{self.base_layer.kept_of(delta):.2f}" if delta.any() else "undefined for a change of 0"
         return (
-            f"has a base of {self.base_layer.format}, and quantizing the sum rounds most of a small change away: the "
-            f"cosine between this change and what would be left of it is {kept}. Keep the adapter, or call "
+            f"has a base of {self.base_layer.format}, and quantizing the sum would round part of this change away: the "
+            f"cosine between it and what would be left of it is {kept}. Keep the adapter as it is, or call "
             "dequantize_base(model) first and pay for whole weights"
         )
 

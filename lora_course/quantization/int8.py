@@ -42,12 +42,14 @@ def quantize_int8(x: Tensor, vectorwise: bool = True) -> Int8:
 
     Raises TypeError for a tensor that is not floating point, ValueError for NaN or infinity.
     """
-    flat = finite_float32(x)
-    rows = flat.view(-1, x.shape[-1]) if vectorwise and x.dim() else flat.view(1, -1)
-    absmax = rows.abs().amax(dim=1, keepdim=True) if rows.numel() else rows.new_zeros(len(rows), 1)
-    codes = torch.round(rows * torch.where(absmax >= TINY, 127.0 / absmax, 0)).to(torch.int8)
-    stats = absmax.view(*x.shape[:-1], 1) if vectorwise and x.dim() else absmax.view(())
-    return Int8(codes.view(x.shape), stats, x.dtype)
+    values = finite_float32(x).view(x.shape)
+    by_row = vectorwise and x.dim() > 0
+    if not x.numel():
+        absmax = values.new_zeros((*x.shape[:-1], 1) if by_row else ())
+    else:
+        absmax = values.abs().amax(dim=-1, keepdim=True) if by_row else values.abs().amax()
+    codes = torch.round(values * torch.where(absmax >= TINY, 127.0 / absmax, 0)).to(torch.int8)
+    return Int8(codes, absmax, x.dtype)
 
 
 def dequantize_int8(quantized: Int8, dtype: torch.dtype | None = None) -> Tensor:
