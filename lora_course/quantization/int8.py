@@ -54,4 +54,4 @@ def quantize_int8(x: Tensor, vectorwise: bool = True) -> Int8:
 
 def dequantize_int8(quantized: Int8, dtype: torch.dtype | None = None) -> Tensor:
     """The tensor that the codes stand for, in `dtype` (by default the one it had). Products are taken in float32."""
-    return (quantized.codes * quantized.absmax * (1 / 127)).to(dtype or quantized.dtype)
+    return (quantized.codes * quantized.absmax).mul_(1 / 127).to(dtype or quantized.dtype)

@@ -40,7 +40,7 @@ VALUES = torch.tensor(
     ]
 )
 PAIRS = torch.stack([VALUES.repeat_interleave(16), VALUES.repeat(16)], dim=1)  # (256, 2): both halves of each byte
-CHUNK = 2**17  # entries dequantized at a time, 512 KiB: they stay in the processor's cache between two passes
+CHUNK = 2**18  # entries dequantized at a time, 1 MiB: they stay in the processor's cache between two passes
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def dequantize_nf4(quantized: NF4, dtype: torch.dtype | None = None) -> Tensor:
             f"{codes.numel()} bytes of codes and {absmax.numel()} absmax do not make {n} entries in blocks of {block}"
         )
     dtype = dtype or quantized.dtype
-    fits = n % block == 0 and codes.device.type == "cpu" and not torch.compiler.is_compiling()
+    fits = n > 0 and n % block == 0 and codes.device.type == "cpu" and not torch.compiler.is_compiling()
     flat = _in_chunks(codes, absmax, block, dtype) if fits else _at_once(codes, absmax, block, n).to(dtype)
     return flat.view(quantized.shape)
 
@@ -103,23 +103,21 @@ def _at_once(codes: Tensor, absmax: Tensor, block: int, n: int) -> Tensor:
 
 
 def _in_chunks(codes: Tensor, absmax: Tensor, block: int, dtype: torch.dtype) -> Tensor:
-    """The same numbers, fast on a CPU: (n,) in `dtype`.
+    """The same numbers, fast on a CPU: (n,) in `dtype`, for n > 0 a multiple of `block`.
 
     Both values of a byte are copied as one 64-bit word out of a table of 256, and multiplied while they are in the
     cache: memory is written once.
     """
     words = PAIRS.view(torch.int64).view(-1)  # (256,)
-    n = 2 * codes.numel()
-    out = torch.empty(n, dtype=dtype)
-    size = max(block, CHUNK // block * block)
-    index = torch.empty(min(size, n) // 2, dtype=torch.int32)
-    product = None if dtype == torch.float32 else torch.empty(min(size, n))
-    for start in range(0, n, size):
-        stop = min(start + size, n)
-        some = index[: (stop - start) // 2].copy_(codes[start // 2 : stop // 2])
-        here = out[start:stop] if product is None else product[: stop - start]
-        torch.index_select(words, 0, some, out=here.view(torch.int64))
-        here.view(-1, block).mul_(absmax[start // block : stop // block].unsqueeze(1))
+    out = torch.empty(2 * codes.numel(), dtype=dtype)
+    rows = max(1, CHUNK // block)  # blocks at a time
+    index = torch.empty(min(rows * block // 2, codes.numel()), dtype=torch.int32)
+    product = None if dtype == torch.float32 else torch.empty(2 * index.numel())
+    parts = codes.split(rows * block // 2), absmax.unsqueeze(1).split(rows), out.split(rows * block)
+    for packed, scale, here in zip(*parts, strict=True):
+        values = here if product is None else product[: here.numel()]
+        torch.index_select(words, 0, index[: packed.numel()].copy_(packed), out=values.view(torch.int64))
+        values.view(-1, block).mul_(scale)
         if product is not None:
-            out[start:stop] = here
+            here.copy_(product[: here.numel()])
     return out

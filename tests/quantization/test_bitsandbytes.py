@@ -12,7 +12,7 @@ pytest.importorskip(
 import bitsandbytes.functional as theirs
 
 DTYPES = [torch.float32, torch.bfloat16]
-SHAPES = [(64, 128), (96, 200), (384, 1536), (7, 64), (130, 66)]
+SHAPES = [(64, 128), (96, 224), (384, 1536), (7, 64), (3, 32)]  # the last ends in half a block
 
 
 def weight(shape, dtype, seed=0):
@@ -44,7 +44,7 @@ def test_double_quantization(dtype):
     assert apart.max() <= 1 and (apart > 0).float().mean() < 0.01
     assert torch.equal(q.mean, state.offset) and torch.equal(q.second, state.state2.absmax.view(-1))
     whole = theirs.dequantize_blockwise(state.absmax, state.state2) + state.offset
-    same = apart == 0
+    same = (apart == 0) & (q.codes > 0)  # bitsandbytes may put -1 in place of its table's lowest value
     torch.testing.assert_close(dequantize_absmax(q)[same], whole.view(-1)[same], rtol=1e-6, atol=0)
 
 
