@@ -6,6 +6,7 @@ from lora_course.adapters.dora import DoRA
 from lora_course.adapters.dylora import DyLoRA
 from lora_course.adapters.houlsby import Houlsby
 from lora_course.adapters.ia3 import IA3
+from lora_course.adapters.loftq import LoftQ
 from lora_course.adapters.loha import LoHa
 from lora_course.adapters.lokr import LoKr
 from lora_course.adapters.lora import LoRA
@@ -24,6 +25,7 @@ METHODS = {
     "dora": DoRA,
     "pissa": PiSSA,
     "olora": OLoRA,
+    "loftq": LoftQ,
     "adalora": AdaLoRA,
     "dylora": DyLoRA,
     "ia3": IA3,

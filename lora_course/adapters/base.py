@@ -5,6 +5,8 @@ Three kinds of layer multiply by a weight matrix, and each stores it differently
     transformers' Conv1D   weight (in, out)          y = x W + b         (GPT-2)
     nn.Embedding           weight (vocab, dim)       a lookup: x W for a one-hot x, so in = vocab, out = dim
 `weight_view` shows all three as one (out, in) matrix over the same storage, so that each technique is written once.
+A quantized layer (lora_course/quantization/linear.py) says in `stands_for` which of them it replaces; its `weight` is a
+copy of what is packed in it, to be read and never written.
 """
 
 from __future__ import annotations
@@ -30,11 +32,16 @@ def layer_kind(layer: nn.Module) -> LayerKind | None:
     # By name, so that importing us does not import transformers (seconds). Subclasses of Conv1D count too.
     if any(c.__name__ == "Conv1D" and c.__module__ == "transformers.pytorch_utils" for c in type(layer).__mro__):
         return "conv1d"
-    return None
+    return getattr(layer, "stands_for", None)
+
+
+def is_packed(layer: nn.Module) -> bool:
+    """Whether the weight is quantized, so that no change can be written into it."""
+    return hasattr(layer, "packed_bytes")
 
 
 def weight_view(layer: nn.Module) -> Tensor:
-    """The weight as an (out, in) matrix that shares storage with `layer`."""
+    """The weight as an (out, in) matrix that shares storage with `layer`, unless it is packed."""
     return layer.weight if layer_kind(layer) == "linear" else layer.weight.T
 
 
@@ -46,6 +53,20 @@ def at_least_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
 def trained_ids(optimizer: torch.optim.Optimizer) -> set[int]:
     """id() of every tensor in the optimizer's groups: to ask whether it trains something."""
     return {id(p) for group in optimizer.param_groups for p in group["params"]}
+
+
+def refuse_shared_weights(model: nn.Module, targets: Mapping[str, nn.Module], who: str) -> None:
+    """Raise ValueError if the weight of a target layer is also that of another layer: `who` changes the base weight."""
+    owners: dict[int, set[str]] = {}
+    for name, module in model.named_modules():  # a layer with two names comes once
+        for parameter in module._parameters.values():
+            owners.setdefault(id(parameter), set()).add(name)
+    for name, layer in targets.items():
+        if others := owners[id(layer.weight)] - {n for n, m in targets.items() if m is layer}:
+            raise ValueError(
+                f"{who} changes the base weight, and that of {name!r} is also the weight of "
+                f"{', '.join(map(repr, sorted(others)))}: leave it out of target_modules"
+            )
 
 
 class Adapter(nn.Module):
@@ -148,7 +169,19 @@ class Adapter(nn.Module):
         """Why this adapter cannot be merged, as the end of a sentence that begins with it; empty if it can."""
         if not all(torch.isfinite(tensor).all() for _, tensor in self.own_tensors()):
             return "holds NaN or infinity and would destroy the base"
+        if is_packed(self.base_layer):
+            return self._lost_in_packed_base()
         return ""
+
+    def _lost_in_packed_base(self) -> str:
+        with torch.no_grad():
+            delta = self.delta_weight()
+            kept = f"{self.base_layer.kept_of(delta):.2f}" if delta.any() else "undefined for a change of 0"
+        return (
+            f"has a base of {self.base_layer.format}, and quantizing the sum would round part of this change away: the "
+            f"cosine between it and what would be left of it is {kept}. Keep the adapter as it is, or call "
+            "dequantize_base(model) first and pay for whole weights"
+        )
 
     @torch.no_grad()
     def merge(self) -> None:

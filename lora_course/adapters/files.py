@@ -80,6 +80,7 @@ def load_adapter(model: nn.Module, folder: str | os.PathLike) -> nn.Module:
         raise ValueError(f"{folder / CONFIG_FILE} is not a usable adapter config: {error!r}") from error
 
     fresh = not adapters(model)
+    modules_before = dict(model.named_modules(remove_duplicate=False))
     trainable_before = {name: p.requires_grad for name, p in model.named_parameters()}
     if fresh:
         inject(model, config, single=single)
@@ -101,6 +102,9 @@ def load_adapter(model: nn.Module, folder: str | os.PathLike) -> nn.Module:
     except (TypeError, ValueError, re.error) as error:
         if fresh:
             eject(model)
+            for name, module in modules_before.items():
+                if name and model.get_submodule(name) is not module:  # LoftQ made a layer of its own
+                    model.set_submodule(name, module)
             for name, p in model.named_parameters():
                 p.requires_grad_(trainable_before[name])
         for buffer, before in buffers:

@@ -175,6 +175,7 @@ def eject(model: nn.Module) -> nn.Module:
     """Put the base layers back where the adapters are. Merge first to keep what was learned. Returns `model`.
 
     Unmerged, the base weights are those from before `inject`; for methods that change them (PiSSA, OLoRA) to rounding.
+    LoftQ leaves its quantized layers: what they were quantized from is gone.
     """
     everywhere = [(n, m) for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, Adapter)]
     released = {adapter: adapter.release() for adapter in dict.fromkeys(m for _, m in everywhere)}

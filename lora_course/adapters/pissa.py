@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora_course.adapters.base import at_least_float32, weight_view
+from lora_course.adapters.base import at_least_float32, is_packed, refuse_shared_weights, weight_view
 from lora_course.adapters.config import AdapterConfig
 from lora_course.adapters.lora import LoRA
 
@@ -29,8 +29,8 @@ class PiSSA(LoRA):
     initial_A (r, in), initial_B (out, r): buffers, what was taken from the base layer. `eject` gives it back, and the
     base weight is the one it was, to rounding (2^-24 of the larger of W and s B A in float32).
 
-    Raises ValueError for an embedding, a rank above min(in, out), a weight that is not finite or has no values (meta
-    device), and through `inject` for a weight that another layer of the model uses too.
+    Raises ValueError for an embedding, a rank above min(in, out), a weight that is not finite, has no values (meta
+    device) or is quantized, and through `inject` for a weight that another layer of the model uses too.
     """
 
     kinds = ("linear", "conv1d")
@@ -38,27 +38,16 @@ class PiSSA(LoRA):
     @classmethod
     def check(cls, base_layer: nn.Module, config: AdapterConfig) -> None:
         super().check(base_layer, config)
-        out_features, in_features = weight_view(base_layer).shape
-        if config.rank > min(out_features, in_features):
+        if is_packed(base_layer):
             raise ValueError(
-                f"{config.method} takes rank {config.rank} out of a weight of {out_features} x {in_features}: the "
-                f"rank can be at most {min(out_features, in_features)}"
+                f"{config.method} begins by changing the base weight, and this one is quantized: use method='loftq' "
+                "in place of quantize_base, or another method after it"
             )
-        if base_layer.weight.is_meta or not torch.isfinite(base_layer.weight).all():
-            raise ValueError(f"{config.method} decomposes the weight, which has no values or holds NaN or infinity")
+        check_decomposable(base_layer, config)
 
     @classmethod
     def prepare(cls, model: nn.Module, targets: Mapping[str, nn.Module], config: AdapterConfig) -> dict[str, Any]:
-        owners: dict[int, set[str]] = {}
-        for name, module in model.named_modules():  # a layer with two names comes once
-            for parameter in module._parameters.values():
-                owners.setdefault(id(parameter), set()).add(name)
-        for name, layer in targets.items():
-            if others := owners[id(layer.weight)] - {n for n, m in targets.items() if m is layer}:
-                raise ValueError(
-                    f"{config.method} changes the base weight, and that of {name!r} is also the weight of "
-                    f"{', '.join(map(repr, sorted(others)))}: adapt neither, or use method='lora'"
-                )
+        refuse_shared_weights(model, targets, config.method)
         return {}
 
     @torch.no_grad()
@@ -73,10 +62,7 @@ class PiSSA(LoRA):
 
     def principal_part(self, W: Tensor) -> tuple[Tensor, Tensor]:
         """A (r, in), B (out, r) with s B A the best approximation of W (out, in) of rank r."""
-        U, S, Vh = torch.linalg.svd(W, full_matrices=False)
-        r = self.config.rank
-        root = torch.sqrt(S[:r] / self.scaling)  # (r,)
-        return torch.diag(root) @ Vh[:r], U[:, :r] @ torch.diag(root)
+        return best_factors(W, self.config.rank, self.scaling)
 
     def initial_part(self) -> Tensor:
         """s B_0 A_0, (out, in). In half precision the product is taken in float32."""
@@ -99,3 +85,22 @@ class PiSSA(LoRA):
         A = torch.cat([self.lora_A, self.initial_A])  # (2 r, in)
         B = torch.cat([self.lora_B, -self.initial_B], dim=1)  # (out, 2 r)
         return LoRA(base, replace(self.config, method="lora", rank=rank, alpha=alpha), A, B).train(self.training)
+
+
+def best_factors(W: Tensor, rank: int, s: float) -> tuple[Tensor, Tensor]:
+    """A (rank, in), B (out, rank) with s B A the matrix of that rank nearest to W (out, in), by its singular values."""
+    U, S, Vh = torch.linalg.svd(W, full_matrices=False)
+    root = torch.sqrt(S[:rank] / s)  # (rank,)
+    return torch.diag(root) @ Vh[:rank], U[:, :rank] @ torch.diag(root)
+
+
+def check_decomposable(base_layer: nn.Module, config: AdapterConfig) -> None:
+    """Raise ValueError for a rank above min(in, out), and a weight that is not finite or has no values."""
+    out_features, in_features = weight_view(base_layer).shape
+    if config.rank > min(out_features, in_features):
+        raise ValueError(
+            f"{config.method} takes rank {config.rank} out of a weight of {out_features} x {in_features}: the "
+            f"rank can be at most {min(out_features, in_features)}"
+        )
+    if base_layer.weight.is_meta or not torch.isfinite(base_layer.weight).all():
+        raise ValueError(f"{config.method} decomposes the weight, which has no values or holds NaN or infinity")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from lora_course.adapters.base import is_packed
 from lora_course.adapters.inject import adapters
 
 
@@ -75,11 +76,17 @@ HEADER = ("part", "trainable", "frozen", "trained", "memory")
 
 
 def parameter_report(model: nn.Module) -> ParameterReport:
-    """Count the numbers in adapters, in trained modules (heads) and in the frozen base."""
+    """Count the numbers in adapters, in trained modules (heads) and in the frozen base.
+
+    A quantized base counts as the weights that it stands for, and the bytes that they are packed in.
+    """
     own = {id(t): t for adapter in adapters(model).values() for _, t in adapter.own_tensors() if t.is_floating_point()}
     rows = {part: [0, 0, 0] for part in ("adapters", "trained whole", "frozen base")}
     for t in (*own.values(), *(p for p in model.parameters() if id(p) not in own)):
         part = "adapters" if id(t) in own else "trained whole" if t.requires_grad else "frozen base"
         rows[part][0 if t.requires_grad else 1] += t.numel()
         rows[part][2] += t.numel() * t.element_size()
+    for layer in (m for m in model.modules() if is_packed(m)):
+        rows["frozen base"][1] += layer.in_features * layer.out_features
+        rows["frozen base"][2] += layer.packed_bytes()
     return ParameterReport(tuple(ReportRow(part, *counts) for part, counts in rows.items() if counts[2]))

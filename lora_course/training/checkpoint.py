@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lora_course.adapters.base import is_packed
 from lora_course.atomic import replace_files
 from lora_course.training.config import TrainingConfig
 
@@ -177,13 +178,18 @@ def _shapes(tensors: dict[str, Tensor]) -> dict[str, str]:
 
 
 def _frozen_checksum(model: nn.Module) -> int:
-    """Of up to 64 entries of every frozen parameter: enough to tell two base models apart, in milliseconds."""
+    """Of up to 64 entries of every frozen parameter, quantized ones too: enough to tell two base models apart, in
+    milliseconds.
+    """
+    frozen = [(name, p.detach()) for name, p in model.named_parameters() if not p.requires_grad]
+    for prefix, layer in model.named_modules():
+        if is_packed(layer):
+            frozen += layer.named_buffers(prefix)
     checksum = 0
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            flat = parameter.detach().reshape(-1)
-            sample = flat[:: max(1, flat.numel() // 64)][:64].tolist()
-            checksum = zlib.crc32(f"{name} {sample}".encode(), checksum)
+    for name, tensor in frozen:
+        flat = tensor.reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 64)][:64].tolist()
+        checksum = zlib.crc32(f"{name} {sample}".encode(), checksum)
     return checksum
 
 

@@ -34,7 +34,7 @@ from tests.adapters.models import HEADS, batch, build
 
 IN, OUT, RANK, ALPHA = 12, 10, 3, 5
 KINDS = ("linear", "conv1d", "embedding")
-STATIC = [m for m in METHODS if m not in ("adalora", "dylora", "delta_lora")]  # those have tests of their own
+STATIC = [m for m in METHODS if m not in ("adalora", "dylora", "delta_lora", "loftq")]  # those have their own tests
 CHANGES_THE_BASE = ("pissa", "olora")
 PLACES = [(method, kind) for method in STATIC for kind in METHODS[method].kinds]
 
