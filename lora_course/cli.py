@@ -2,6 +2,7 @@
 
     doctor   is everything here that the lessons need?      fetch   models and data, once
     lab      JupyterLab on lesson 00                        build   notebooks from their sources
+    table    the README's table of methods, measured
 Each command is a function from parsed arguments to an exit code: 0 all well, 1 a problem was found, 2 the command
 line makes no sense. What a command alone needs is imported inside it.
 """
@@ -86,6 +87,13 @@ def make_parser() -> argparse.ArgumentParser:
     how = added.add_mutually_exclusive_group()
     how.add_argument("--check", action="store_true", help="write nothing; report what a build would change")
     how.add_argument("--execute", nargs="+", metavar="SLUG", help="run these solutions; or: stale, or: all")
+    added = command(
+        table,
+        "measure every method and write the README's table of them (for authors)",
+        "Counts and measures every method on one layer, adds the oracle and tolerance that the tests use, and puts\n"
+        "the table between its markers in README.md. Seconds.",
+    )
+    added.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the table would change")
     return parser
 
 
@@ -157,6 +165,25 @@ def build(arguments: argparse.Namespace) -> int:
         print(problem)
     print(f"{len(problems)} to put right." if problems else "Every notebook is what its source builds.")
     return 1 if problems else 0
+
+
+def table(arguments: argparse.Namespace) -> int:
+    from lora_course.experiments import method_table
+
+    root = course_folder(Path("solutions"))
+    if root is None:
+        return _problem("no solutions/ here or beside the package: run this command in a clone of the repository.")
+    try:
+        same = method_table.update(root / "README.md", check=arguments.check)
+    except (OSError, ValueError) as error:
+        return _problem(str(error))
+    if same:
+        print("The table in README.md is what the methods make.")
+    elif arguments.check:
+        return _problem("the table in README.md is out of date: run `lora-course table`")
+    else:
+        print("README.md has a new table of methods.")
+    return 0
 
 
 def course_folder(wanted: Path) -> Path | None:

@@ -29,6 +29,7 @@ from lora_course import (
 from lora_course.adapters import METHODS, LoRA, VeRA
 from lora_course.adapters.base import weight_view
 from lora_course.adapters.lokr import split
+from lora_course.adapters.oracles import ORACLES
 from lora_course.memory import measure
 from lora_course.training.checkpoint import trainable_tensors
 from tests.adapters.models import HEADS, batch, build
@@ -118,7 +119,8 @@ def test_equals_its_equation_and_so_do_its_gradients(method, kind, rank):
     assert_close(out, expected, rtol=0, atol=1e-12)
     wanted = [p for p in layer.parameters() if p.requires_grad] + ([] if kind == "embedding" else [x])
     g = torch.randn_like(out)
-    assert_close(torch.autograd.grad(out, wanted, g), torch.autograd.grad(expected, wanted, g), rtol=0, atol=1e-11)
+    bar = ORACLES["houlsby"].bar  # the one method that has no other oracle
+    assert_close(torch.autograd.grad(out, wanted, g), torch.autograd.grad(expected, wanted, g), rtol=0, atol=bar)
     if method != "houlsby":
         merged = copy.deepcopy(layer)
         merged.merge()
