@@ -2,6 +2,7 @@
 
     doctor   is everything here that the lessons need?      fetch   models and data, once
     lab      JupyterLab on lesson 00                        build   notebooks from their sources
+    table    the README's table of methods, measured        bench   whole comparisons, minutes
 Each command is a function from parsed arguments to an exit code: 0 all well, 1 a problem was found, 2 the command
 line makes no sense. What a command alone needs is imported inside it.
 """
@@ -86,6 +87,28 @@ def make_parser() -> argparse.ArgumentParser:
     how = added.add_mutually_exclusive_group()
     how.add_argument("--check", action="store_true", help="write nothing; report what a build would change")
     how.add_argument("--execute", nargs="+", metavar="SLUG", help="run these solutions; or: stale, or: all")
+    added = command(
+        table,
+        "measure every method and write the README's table of them (for authors)",
+        "Counts and measures every method on one layer, adds the oracle and tolerance that the tests use, and puts\n"
+        "the table between its markers in README.md. Seconds.",
+    )
+    added.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the table would change")
+    added = command(
+        bench,
+        "compare all methods on the same fine-tuning task (a quarter of an hour on two cores)",
+        "methods: every method fine-tunes the packaged encoder on the same Rotten Tomatoes sentences, with several\n"
+        "seeds. Writes results.csv, results.json and report.md. Ctrl-C loses the run in progress and no other: the\n"
+        "same command goes on.\n\n"
+        "  lora-course bench methods\n"
+        "  lora-course bench methods --methods lora dora --seeds 0 1 --train 500 --out /tmp/two",
+    )
+    added.add_argument("what", choices=["methods"], help="what to compare")
+    added.add_argument("--methods", nargs="+", metavar="NAME", help="only these; by default all")
+    added.add_argument("--seeds", nargs="+", type=_whole, default=[0, 1, 2], metavar="N", help="by default 0 1 2")
+    added.add_argument("--train", type=_whole, metavar="N", help="sentences to train on, by default 1000")
+    added.add_argument("--test", type=_whole, metavar="N", help="sentences to judge on, by default 800")
+    added.add_argument("--out", type=Path, default=Path("benchmark"), help="folder, by default ./benchmark")
     return parser
 
 
@@ -159,6 +182,43 @@ def build(arguments: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
+def table(arguments: argparse.Namespace) -> int:
+    from lora_course.experiments import method_table
+
+    root = course_folder(Path("solutions"))
+    if root is None:
+        return _problem("no solutions/ here or beside the package: run this command in a clone of the repository.")
+    try:
+        same = method_table.update(root / "README.md", check=arguments.check)
+    except (OSError, ValueError) as error:
+        return _problem(str(error))
+    if same:
+        print("The table in README.md is what the methods make.")
+    elif arguments.check:
+        return _problem("the table in README.md is out of date: run `lora-course table`")
+    else:
+        print("README.md has a new table of methods.")
+    return 0
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    from lora_course.adapters import METHODS
+    from lora_course.assets import AssetError
+    from lora_course.experiments.benchmark import Settings, benchmark
+
+    methods = list(dict.fromkeys(arguments.methods or METHODS))
+    if unknown := [method for method in methods if method not in METHODS]:
+        return _problem(f"no method {', '.join(map(repr, unknown))}; there are {', '.join(METHODS)}", code=2)
+    chosen = {name: getattr(arguments, name) for name in ("train", "test") if getattr(arguments, name) is not None}
+    try:
+        benchmark(arguments.out, methods, list(dict.fromkeys(arguments.seeds)), Settings(**chosen))
+    except (AssetError, OSError, ValueError) as error:
+        return _problem(str(error))
+    print((arguments.out / "report.md").read_text(encoding="utf-8"))
+    print(f"Written to {arguments.out}: report.md, results.csv, results.json, and runs/ with every history.")
+    return 0
+
+
 def course_folder(wanted: Path) -> Path | None:
     """The folder that has `wanted` in it: the current one, else the checkout that the package lies in, else None."""
     for folder in (Path.cwd(), Path(__file__).resolve().parents[1]):
@@ -221,6 +281,12 @@ def wait_for(process: subprocess.Popen) -> int:
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, not {text!r}")
+    return int(text)
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"a whole number, 0 or more, not {text!r}")
     return int(text)
 
 

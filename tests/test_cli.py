@@ -47,7 +47,7 @@ def python(*arguments, **options):
 def test_help_lists_every_command_with_a_sentence_and_runs_as_a_module():
     shown = python("-m", "lora_course", "--help")
     assert shown.returncode == 0
-    for name in ("doctor", "fetch", "lab", "build"):
+    for name in ("doctor", "fetch", "lab", "build", "table", "bench"):
         (line,) = [line for line in shown.stdout.splitlines() if line.split()[:1] == [name]]
         assert len(line.split()) > 5
     assert "lora-course lab" in shown.stdout
@@ -60,7 +60,8 @@ def test_commands_import_nothing_heavy_until_they_run():
 
 
 @pytest.mark.parametrize(
-    "line", ["", "nonsense", "lab --port zero", "lab --port 70000", "lab --port ٣", "build --check --execute all"]
+    "line", ["", "nonsense", "lab --port zero", "lab --port 70000", "lab --port ٣", "build --check --execute all",
+             "bench", "bench nothing", "bench methods --seeds -1", "bench methods --train many"]
 )
 def test_a_senseless_command_line_exits_with_2(line, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -8,6 +8,7 @@ from torch import nn
 
 from lora_course.adapters.base import is_packed
 from lora_course.adapters.inject import adapters
+from lora_course.tables import html_table, text_table
 
 
 @dataclass(frozen=True)
@@ -58,18 +59,10 @@ class ParameterReport:
         return [*rows, cells("all", self.trainable, self.frozen, self.bytes)]
 
     def __repr__(self) -> str:
-        table = [HEADER, *self._cells()]
-        widths = [max(len(row[i]) for row in table) for i in range(len(HEADER))]
-        lines = [
-            "  ".join([row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)])
-            for row in table
-        ]
-        return "\n".join(line.rstrip() for line in lines)
+        return text_table([HEADER, *self._cells()])
 
     def _repr_html_(self) -> str:
-        head = "".join(f'<th scope="col">{name}</th>' for name in HEADER)
-        body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in self._cells())
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return html_table([HEADER, *self._cells()])
 
 
 HEADER = ("part", "trainable", "frozen", "trained", "memory")

@@ -14,9 +14,10 @@ from transformers.pytorch_utils import Conv1D
 from lora_course import AdapterConfig, adapters, inject, make_optimizer, merge, parameter_report, save_adapter, unmerge
 from lora_course.adapters import LoRA
 from lora_course.adapters.dylora import DyLoRA, set_rank, truncate
+from lora_course.adapters.oracles import ORACLES
 from tests.adapters.models import HEADS, batch, build
 
-IN, OUT, RANK, ALPHA = 13, 9, 5, 7
+IN, OUT, RANK, ALPHA = 13, 9, 5, 8  # 8 / 2 is a power of two: nothing is rounded in scaling, as PEFT opens it
 TARGETS = {"bert": ["query", "word_embeddings"], "gpt2": ["c_attn", "wte"], "llama": "all-linear", "t5": ["q", "wo"]}
 
 
@@ -63,8 +64,11 @@ def test_each_truncation_is_the_lora_of_that_rank(kind, b):
 @pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_draws_a_rank_and_trains_only_that_much(kind):
-    layer = make(kind, dropout=0.3 if kind != "embedding" else 0.0).train()
+    oracle = ORACLES["dylora"]
+    dtype, close = getattr(torch, oracle.dtype), {"rtol": 0, "atol": oracle.bar}
+    layer = make(kind, dropout=0.3 if kind != "embedding" else 0.0).to(dtype).train()
     x, drawn = inputs(layer), set()
+    x = x if kind == "embedding" else x.to(dtype)
     for seed in range(12):
         torch.manual_seed(seed)
         b = int(torch.randint(1, RANK + 1, ()))
@@ -75,10 +79,10 @@ def test_training_draws_a_rank_and_trains_only_that_much(kind):
         torch.manual_seed(seed)
         torch.randint(1, RANK + 1, ())  # the draw comes before the dropout mask
         expected = lora(x)
-        assert_close(out, expected, rtol=0, atol=2e-6)  # values of about 10
+        assert_close(out, expected, **close)
         g = torch.autograd.grad(out.square().mean(), [layer.lora_A, layer.lora_B])
         h = torch.autograd.grad(expected.square().mean(), [lora.lora_A, lora.lora_B])
-        assert_close(g[0][:b], h[0], rtol=1e-5, atol=1e-5), assert_close(g[1][:, :b], h[1], rtol=1e-5, atol=1e-5)
+        assert_close(g[0][:b], h[0], **close), assert_close(g[1][:, :b], h[1], **close)
         assert g[0][b - 1].any() and not g[0][b:].any() and not g[1][:, b:].any()
     assert len(drawn) >= 4
 

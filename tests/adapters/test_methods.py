@@ -29,6 +29,8 @@ from lora_course import (
 from lora_course.adapters import METHODS, LoRA, VeRA
 from lora_course.adapters.base import weight_view
 from lora_course.adapters.lokr import split
+from lora_course.adapters.oracles import ORACLES
+from lora_course.memory import measure
 from lora_course.training.checkpoint import trainable_tensors
 from tests.adapters.models import HEADS, batch, build
 
@@ -117,7 +119,8 @@ def test_equals_its_equation_and_so_do_its_gradients(method, kind, rank):
     assert_close(out, expected, rtol=0, atol=1e-12)
     wanted = [p for p in layer.parameters() if p.requires_grad] + ([] if kind == "embedding" else [x])
     g = torch.randn_like(out)
-    assert_close(torch.autograd.grad(out, wanted, g), torch.autograd.grad(expected, wanted, g), rtol=0, atol=1e-11)
+    bar = ORACLES["houlsby"].bar  # the one method that has no other oracle
+    assert_close(torch.autograd.grad(out, wanted, g), torch.autograd.grad(expected, wanted, g), rtol=0, atol=bar)
     if method != "houlsby":
         merged = copy.deepcopy(layer)
         merged.merge()
@@ -294,18 +297,8 @@ def test_lokr_splits_as_peft():
 
 
 def kept_for_backward(layer, x):
-    """Shapes of what autograd keeps, each storage once, parameters and buffers left out."""
-    own = {t.untyped_storage().data_ptr() for t in (*layer.parameters(), *layer.buffers())}
-    kept = {}
-
-    def note(tensor):
-        if tensor.untyped_storage().data_ptr() not in own:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        layer(x)
-    return sum(t.untyped_storage().nbytes() for t in kept.values()) // 4
+    """How many numbers autograd keeps, each storage once, parameters and buffers left out."""
+    return measure(layer, x, loss=lambda layer, x: layer(x).sum()).saved // 4
 
 
 def test_numbers_kept_for_backward():

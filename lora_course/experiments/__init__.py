@@ -1,0 +1,1 @@
+"""What is built from whole runs: tables, comparisons, searches and pictures."""

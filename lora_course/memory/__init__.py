@@ -1,0 +1,5 @@
+"""Where the memory of a training step goes: measured on a step that runs, or planned for one that need not."""
+
+from lora_course.memory.measure import StepMemory, measure
+
+__all__ = ["StepMemory", "measure"]

@@ -1,0 +1,160 @@
+"""The memory of one training step, measured while it runs: forward, backward, optimizer step.
+
+    parameters, buffers     the model's own; a storage that two tensors share counts once
+    gradients               what backward left in .grad
+    optimizer state         what the optimizer keeps after its first step
+    saved for backward      what autograd holds at the end of the forward pass, weights excluded (saved.py)
+    peak                    the most bytes of tensors alive at any moment, weights and batch included (live.py)
+The sizes of tensors are exact, on the CPU as on a GPU. On a GPU the allocator's own peak stands beside ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from lora_course.adapters.optimizers import make_optimizer
+from lora_course.memory.live import LiveBytes, allocator_peak, storage_bytes
+from lora_course.memory.saved import SavedTensors
+from lora_course.tables import html_table, in_units, text_table
+
+
+@dataclass(frozen=True, repr=False)
+class StepMemory:
+    """Bytes of one training step.
+
+    saved_by_module: module name -> bytes, for the module that saved a storage first.
+    allocator_peak: what CUDA's allocator handed out at most; None on other devices.
+    Prints as a table; a notebook shows the same table.
+    """
+
+    parameters: int
+    buffers: int
+    gradients: int
+    optimizer_state: int
+    saved_by_module: dict[str, int]
+    peak: int
+    device: str
+    allocator_peak: int | None = None
+
+    @property
+    def saved(self) -> int:
+        """Bytes that autograd keeps for the backward pass, each storage once, weights excluded."""
+        return sum(self.saved_by_module.values())
+
+    def saved_by_kind(self) -> dict[str, int]:
+        """The same by kind of module, layer numbers left out: encoder.layer.*.attention … -> bytes, largest first."""
+        kinds: Counter[str] = Counter()
+        for module, size in self.saved_by_module.items():
+            kinds[re.sub(r"(?<=\.)\d+(?=\.|$)", "*", module)] += size
+        return dict(kinds.most_common())
+
+    def rows(self) -> list[tuple[str, int]]:
+        """What and how many bytes, for tables and figures."""
+        rows = [
+            ("parameters", self.parameters),
+            ("buffers", self.buffers),
+            ("gradients", self.gradients),
+            ("optimizer state", self.optimizer_state),
+            ("saved for backward", self.saved),
+            ("peak of the step", self.peak),
+        ]
+        return rows if self.allocator_peak is None else [*rows, ("peak of CUDA's allocator", self.allocator_peak)]
+
+    def _table(self) -> list[tuple[str, str, str]]:
+        cells = [(name, in_units(size), f"{size:,}") for name, size in self.rows()]
+        return [(f"one training step, {self.device}", "", "bytes"), *cells]
+
+    def __repr__(self) -> str:
+        return text_table(self._table())
+
+    def _repr_html_(self) -> str:
+        return html_table(self._table())
+
+
+def model_loss(model: nn.Module, batch: Any) -> Tensor:
+    """The loss that a transformers model computes from its labels."""
+    return model(**batch).loss
+
+
+def measure(
+    model: nn.Module,
+    batch: Any,
+    loss: Callable[[nn.Module, Any], Tensor] = model_loss,
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
+) -> StepMemory:
+    """Take one training step and say what it needs. The model is left as it was found, but for .grad, which is None.
+
+    batch: what `loss` takes, on the model's device; its tensors are part of the peak.
+    loss(model, batch) -> scalar, the model's own by default. For a layer alone:
+        measure(layer, x, loss=lambda layer, x: layer(x).sum())
+    optimizer(model) -> optimizer; AdamW over the trainable parameters by default, none where nothing is trainable.
+
+    Modules stay in the mode they are in: call model.train() first if you want dropout. The step draws random numbers
+    like any other and puts the generators back. Gradients are cleared first: an accumulation in progress is lost.
+
+    Raises ValueError if the loss is not one number.
+    """
+    parameters, buffers = [*model.parameters()], [*model.buffers()]
+    device = next((t.device for t in (*parameters, *buffers)), torch.device("cpu"))
+    model.zero_grad(set_to_none=True)
+    trained = [p for p in parameters if p.requires_grad]
+    before = [p.detach().to("cpu", copy=True) for p in trained] if device.type != "meta" else []
+    saved = SavedTensors([*parameters, *buffers])
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    given = [t for t in tree_leaves(batch) if isinstance(t, Tensor)]
+    weights = [*parameters, *buffers]
+    generators = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=generators), LiveBytes([*weights, *given]) as live:
+        with saved.record(model):
+            value = loss(model, batch)
+        if not (isinstance(value, Tensor) and value.numel() == 1):
+            raise ValueError(f"the loss must be one number, got {_describe(value)}")
+        by_module = saved.by_module()
+        if value.requires_grad:
+            value.backward()
+        del value
+        gradients = storage_bytes(p.grad for p in parameters if p.grad is not None)
+        state = 0
+        if trained:
+            stepper = (optimizer or default_optimizer)(model)
+            stepper.step()
+            state = storage_bytes(_state_tensors(stepper))
+            del stepper
+    peak_of_allocator = allocator_peak(device)
+    with torch.no_grad():
+        for p, value in zip(trained, before, strict=False):
+            p.copy_(value)
+    model.zero_grad(set_to_none=True)
+    own = storage_bytes(parameters)
+    return StepMemory(
+        parameters=own,
+        buffers=storage_bytes(weights) - own,
+        gradients=gradients,
+        optimizer_state=state,
+        saved_by_module=by_module,
+        peak=live.peak,
+        device=str(device),
+        allocator_peak=peak_of_allocator,
+    )
+
+
+def default_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    return make_optimizer(model, lr=1e-3)
+
+
+def _state_tensors(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    for state in optimizer.state.values():
+        yield from (value for value in state.values() if isinstance(value, Tensor))
+
+
+def _describe(value: object) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
