@@ -32,8 +32,9 @@ class DyLoRA(LoRA):
         if self.merged:
             return h
         b = int(torch.randint(1, self.config.rank + 1, (), device="cpu")) if self.training else self.eval_rank
-        a = self.project_in(self.dropout(x), self.lora_A[:b]) * (self.config.alpha / b)  # (..., b)
-        return h + F.linear(a, self.lora_B[:, :b]).to(h.dtype)  # (..., out)
+        a = self.project_in(self.dropout(x), self.lora_A[:b])  # (..., b)
+        delta = F.linear(a, self.lora_B[:, :b]) * (self.config.alpha / b)  # (..., out)
+        return h + delta.to(h.dtype)
 
     def delta_weight(self) -> Tensor:
         """The change at the rank of evaluation, (out, in). In half precision the product is taken in float32."""

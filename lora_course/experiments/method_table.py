@@ -26,7 +26,7 @@ NOTE = (
     "dropout 0, whose input wants a gradient, as all but a first layer's do. Saved is what autograd keeps for the "
     "backward pass, weights left out. LoKr splits d = d1 d2 and k = k1 k2; DyLoRA is at full rank. Each link leads to "
     f"the tests: outputs and gradients, against PEFT on tiny random {', '.join(NAMES[name] for name in FOUR)} unless "
-    "it says otherwise, relative to the largest value where that is above 1; bit for bit where s is a power of two."
+    "it says otherwise, relative to the largest value where that is above 1."
 )
 HEADER = ["method", "trainable", "here", "saved here", "oracle", "tolerance"]
 
@@ -52,7 +52,8 @@ def costs(method: str) -> tuple[int, int]:
     """(numbers trained, bytes saved for backward) of the layer of this page, both counted on the layer itself."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        layer = METHODS[method](nn.Linear(IN, OUT), AdapterConfig(method, RANK, ALPHA)).eval()
+        layer = METHODS[method](nn.Linear(IN, OUT), AdapterConfig(method, RANK, ALPHA))
+        layer.train(method != "dylora")  # which draws a rank to train
         x = torch.randn(TOKENS, IN, requires_grad=True)
         trained = sum(p.numel() for p in layer.parameters() if p.requires_grad)
         return trained, measure(layer, x, loss=lambda layer, x: layer(x).sum()).saved

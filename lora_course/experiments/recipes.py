@@ -40,6 +40,7 @@ RECIPES = {
     "dora": Recipe(2e-3),
     "pissa": Recipe(5e-4),
     "olora": Recipe(5e-4),
+    "loftq": Recipe(2e-3, note="base in NF4"),
     "adalora": Recipe(5e-3, rank=12, note="rank 12 falls to 8 on average"),
     "dylora": Recipe(2e-3),
     "ia3": Recipe(1e-2),

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from lora_course.adapters.base import Adapter
 from lora_course.memory.live import storage_key
 
 OUTSIDE = "(outside the model)"
@@ -63,7 +64,10 @@ class SavedTensors:
             return kept
 
         hooks = []
+        inside = {m.base_layer for m in model.modules() if isinstance(m, Adapter)}  # hooks there would part the step
         for name, module in model.named_modules():
+            if module in inside:
+                continue
             hooks += [
                 module.register_forward_pre_hook(enter(name or "(the model itself)"), prepend=True),
                 module.register_forward_hook(leave, always_call=True),

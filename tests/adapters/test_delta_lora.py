@@ -18,7 +18,7 @@ from lora_course.adapters.delta_lora import DeltaLoRA, DeltaUpdate
 from lora_course.adapters.oracles import ORACLES
 from tests.adapters.models import HEADS, batch, build
 
-IN, OUT, RANK, ALPHA = 13, 9, 4, 8  # 8 / 4 is a power of two: nothing is rounded in scaling, as PEFT does it
+IN, OUT, RANK, ALPHA = 13, 9, 3, 5
 SCALE = ALPHA / RANK
 LAM, LR = 0.375, 3e-2  # lam is exact in float32
 CONFIG = AdapterConfig(method="delta_lora", rank=RANK, alpha=ALPHA, target_modules=["0", "2"])
@@ -352,8 +352,8 @@ def test_a_state_of_another_model_is_refused_before_anything_changes():
     del other["2"]["lam"]
     with pytest.raises(ValueError, match=r"2.lam is absent in it, \(\) in the model"):
         update.load_state_dict(other)
-    other["2"] = {"lam": torch.zeros(()), "start_A": torch.zeros(5, OUT)}
-    with pytest.raises(ValueError, match=r"2.start_A is \(5, 9\) in it, \(4, 9\) in the model"):
+    other["2"] = {"lam": torch.zeros(()), "start_A": torch.zeros(4, OUT)}
+    with pytest.raises(ValueError, match=r"2.start_A is \(4, 9\) in it, \(3, 9\) in the model"):
         update.load_state_dict(other)
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
 

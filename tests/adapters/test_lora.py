@@ -84,6 +84,7 @@ def test_initialisation():
     assert not embedding.lora_A.any() and embedding.lora_B.all()
 
 
+@pytest.mark.usefixtures("plain")
 def test_dropout_is_on_the_branch_only():
     layer = make("linear", dropout=0.5).train()
     x = inputs(layer)

@@ -130,6 +130,7 @@ def test_equals_its_equation_and_so_do_its_gradients(method, kind, rank):
             assert_close(weight_view(merged.base_layer), W, rtol=0, atol=1e-12)
 
 
+@pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("method", [m for m in STATIC if METHODS[m].has_dropout])
 def test_dropout_is_on_the_branch_only(method):
     layer = make(method, dropout=0.5).double().train()

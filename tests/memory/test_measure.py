@@ -62,8 +62,24 @@ LAYERS = {  # KiB of one layer, and of three; taken with other code, on the same
 }
 
 
-@pytest.mark.parametrize("case", LAYERS, ids=str)
+QUICK = {  # of the hand-written steps: x or nothing, r numbers a token, and a mask of one byte an entry
+    ("lora",): (520, 536),
+    ("lora", 0.1): (512 + 128 + 8, 512 + 128 + 24),
+    ("lora_fa",): (8, 24),
+    ("lora_fa", 0.1): (128 + 8, 128 + 24),
+    ("vera",): (8, 24),
+    ("vera", 0.1): (128 + 8, 128 + 24),
+}
+
+
+@pytest.mark.parametrize("case", QUICK, ids=str)
 def test_bytes_of_a_layer(case):
+    assert (saved_by_layers(1, *case) / KIB, saved_by_layers(3, *case) / KIB) == QUICK[case]
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("case", LAYERS, ids=str)
+def test_bytes_of_the_plain_forward(case):
     assert (saved_by_layers(1, *case) / KIB, saved_by_layers(3, *case) / KIB) == LAYERS[case]
 
 
