@@ -38,7 +38,8 @@ class Int8:
 def quantize_int8(x: Tensor, vectorwise: bool = True) -> Int8:
     """`x` in int8 with one absmax a row (the last dimension), or with one for all.
 
-    The distance of an entry from its dequantized value is at most absmax / 254. Zeros stay zeros.
+    The distance of an entry from its dequantized value is at most absmax / 254. Rows of zeros stay zeros; so does,
+    since 127 / absmax must be finite, what is below 1.5e-36.
 
     Raises TypeError for a tensor that is not floating point, ValueError for NaN or infinity.
     """
@@ -48,7 +49,7 @@ def quantize_int8(x: Tensor, vectorwise: bool = True) -> Int8:
         absmax = values.new_zeros((*x.shape[:-1], 1) if by_row else ())
     else:
         absmax = values.abs().amax(dim=-1, keepdim=True) if by_row else values.abs().amax()
-    codes = torch.round(values * torch.where(absmax >= TINY, 127.0 / absmax, 0)).to(torch.int8)
+    codes = torch.round(values * torch.where(absmax >= 127 * TINY, 127.0 / absmax, 0)).to(torch.int8)
     return Int8(codes, absmax, x.dtype)
 
 

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from lora_course.quantization import dequantize_int8, dequantize_nf4, nf4, quantize_int8, quantize_nf4
 from lora_course.quantization.double_quantization import VALUES as DYNAMIC
 from lora_course.quantization.double_quantization import QuantizedAbsmax, dequantize_absmax, quantize_absmax
+from lora_course.quantization.throughput import throughput
 from lora_course.quantization.uniform import dequantize_uniform, pack, quantize_uniform, unpack
 
 TINY = torch.finfo(torch.float32).tiny
@@ -306,3 +307,9 @@ def test_an_absmax_of_nothing_among_large_ones_does_not_turn_negative():
     q = quantize_absmax(absmax)
     low = QuantizedAbsmax(torch.zeros_like(q.codes), torch.tensor([2.0]), torch.tensor(1.0))
     assert not dequantize_absmax(low).any()
+
+
+def test_throughput_compares_equal_results():
+    rows = throughput(size=128, repeats=3)
+    assert [row.name for row in rows][:2] == ["lora_course", "one lookup of all pairs"]
+    assert rows[0].speed == 1 and all(row.milliseconds > 0 and row.speed > 0 for row in rows)
