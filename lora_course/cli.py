@@ -96,19 +96,37 @@ def make_parser() -> argparse.ArgumentParser:
     added.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the table would change")
     added = command(
         bench,
-        "compare all methods on the same fine-tuning task (a quarter of an hour on two cores)",
-        "methods: every method fine-tunes the packaged encoder on the same Rotten Tomatoes sentences, with several\n"
+        "long comparisons: all methods on one task; adapter overhead beside PEFT's",
+        "  lora-course bench methods      accuracy, cost and step time of every method (a quarter of an hour)\n"
+        "  lora-course bench overhead     what adapters add to a step, ours beside PEFT's (some ten minutes)",
+    )
+    kinds = added.add_subparsers(dest="what", required=True, metavar="WHAT")
+    added = kinds.add_parser(
+        "methods",
+        help="every method on the same fine-tuning task",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Every method fine-tunes the packaged encoder on the same Rotten Tomatoes sentences, with several\n"
         "seeds. Writes results.csv, results.json and report.md. Ctrl-C loses the run in progress and no other: the\n"
         "same command goes on.\n\n"
         "  lora-course bench methods\n"
         "  lora-course bench methods --methods lora dora --seeds 0 1 --train 500 --out /tmp/two",
     )
-    added.add_argument("what", choices=["methods"], help="what to compare")
     added.add_argument("--methods", nargs="+", metavar="NAME", help="only these; by default all")
     added.add_argument("--seeds", nargs="+", type=_whole, default=[0, 1, 2], metavar="N", help="by default 0 1 2")
     added.add_argument("--train", type=_whole, metavar="N", help="sentences to train on, by default 1000")
     added.add_argument("--test", type=_whole, metavar="N", help="sentences to judge on, by default 800")
     added.add_argument("--out", type=Path, default=Path("benchmark"), help="folder, by default ./benchmark")
+    added = kinds.add_parser(
+        "overhead",
+        help="what adapters add to a training step, ours beside PEFT's",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Time and bytes of a training step with LoRA, LoRA-FA, DoRA and VeRA on three layers, the\n"
+        "packaged encoder and the packaged language model, beside PEFT's and the frozen model's. Leave the machine\n"
+        "alone meanwhile. Writes BENCHMARKS.md.",
+    )
+    added.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file too")
+    added.add_argument("--rounds", type=_whole, default=15, metavar="N", help="steps of each model, by default 15")
+    added.add_argument("--out", type=Path, default=Path("BENCHMARKS.md"), metavar="FILE", help="the report's file")
     return parser
 
 
@@ -202,6 +220,40 @@ def table(arguments: argparse.Namespace) -> int:
 
 
 def bench(arguments: argparse.Namespace) -> int:
+    return {"methods": bench_methods, "overhead": bench_overhead}[arguments.what](arguments)
+
+
+def bench_overhead(arguments: argparse.Namespace) -> int:
+    import json
+    import platform
+
+    import torch
+
+    from lora_course.assets import AssetError
+    from lora_course.atomic import replace_files
+    from lora_course.device import describe_device
+    from lora_course.experiments import overhead
+
+    try:
+        rows = overhead.measure_overhead(arguments.rounds)
+    except AssetError as error:
+        return _problem(str(error))
+    machine = f"{describe_device(torch.device('cpu'))}, {platform.machine()}, torch {torch.__version__}"
+    text = overhead.report(rows, machine)
+    files = {arguments.out: lambda new: new.write_text(text, encoding="utf-8")}
+    if arguments.json:
+        numbers = json.dumps(overhead.as_json(rows), indent=1)
+        files[arguments.json] = lambda new: new.write_text(numbers, encoding="utf-8")
+    try:
+        replace_files(files)
+    except OSError as error:
+        return _problem(str(error))
+    print(text)
+    print(f"Written to {' and '.join(map(str, files))}.")
+    return 0
+
+
+def bench_methods(arguments: argparse.Namespace) -> int:
     from lora_course.adapters import METHODS
     from lora_course.assets import AssetError
     from lora_course.experiments.benchmark import Settings, benchmark
