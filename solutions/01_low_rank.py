@@ -220,9 +220,9 @@ for name, n_in, n_out in [
 # $$\theta = \theta_0 + P z$$
 #
 # where the d numbers in $z$ are all that is trained. Raise d until the result is, say, 90 % as good as with all D numbers free: that d is
-# the *intrinsic dimension* of the task. Aghajanyan et al. (2020) did so with pretrained language models and found a few hundred numbers
-# enough for tasks on which hundreds of millions are usually trained, and fewer for larger models. That is what made LoRA's authors
-# look for a small change.
+# the *intrinsic dimension* of the task. Aghajanyan et al. (2020) did so with pretrained language models and report that 200
+# numbers take RoBERTa to 90 % of full fine-tuning on one task, MRPC, and that larger models tend to need fewer. That is what made
+# LoRA's authors look for a small change.
 #
 # Here is the experiment in small. A frozen encoder turns each sentence into 384 numbers (the mean of its outputs); a
 # little network with one hidden layer must say whether the sentence is positive.
