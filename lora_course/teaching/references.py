@@ -28,6 +28,9 @@ class Paper:
 PAPERS = (
     Paper("1706.03762", "Attention Is All You Need", "Vaswani et al.", 2017,
           "the block whose matrices every adapter changes", "03"),
+    Paper("1804.08838", "Measuring the Intrinsic Dimension of Objective Landscapes",
+          "Li, Farkhoor, Liu, Yosinski", 2018,
+          "training in a random subspace, and how small it may be", "01"),
     Paper("1810.04805", "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding",
           "Devlin, Chang, Lee, Toutanova", 2018, "what fine-tuning a pretrained encoder meant before adapters", "04"),
     Paper("1902.00751", "Parameter-Efficient Transfer Learning for NLP", "Houlsby et al.", 2019,

@@ -1,0 +1,11 @@
+"""03.3
+that is the change of an nn.Linear
+"""
+
+import torch
+
+
+def answer(adapters, scaling):
+    d = next(iter(adapters.values()))[0].shape[1]
+    zero = torch.zeros(d, d, dtype=torch.float64)
+    return torch.cat([scaling * adapters[p][1] @ adapters[p][0] if p in adapters else zero for p in "qkv"])
