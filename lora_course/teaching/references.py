@@ -26,6 +26,8 @@ class Paper:
 
 
 PAPERS = (
+    Paper("1412.6980", "Adam: A Method for Stochastic Optimization", "Kingma, Ba", 2014,
+          "why the scale of a gradient does not matter, in section 2.1", "06"),
     Paper("1706.03762", "Attention Is All You Need", "Vaswani et al.", 2017,
           "the block whose matrices every adapter changes", "03"),
     Paper("1804.08838", "Measuring the Intrinsic Dimension of Objective Landscapes",

@@ -1,0 +1,11 @@
+"""06.1
+the average goes on uncorrected
+"""
+
+
+def answer(p, grad, m, v, step, lr, betas=(0.9, 0.999), eps=1e-8):
+    beta1, beta2 = betas
+    m = beta1 * m + (1 - beta1) * grad
+    v = beta2 * v + (1 - beta2) * grad**2
+    m = m / (1 - beta1**step)
+    return p - lr * m / ((v / (1 - beta2**step)).sqrt() + eps), m, v

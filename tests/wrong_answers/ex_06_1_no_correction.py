@@ -1,0 +1,10 @@
+"""06.1
+neither average is corrected
+"""
+
+
+def answer(p, grad, m, v, step, lr, betas=(0.9, 0.999), eps=1e-8):
+    beta1, beta2 = betas
+    m = beta1 * m + (1 - beta1) * grad
+    v = beta2 * v + (1 - beta2) * grad**2
+    return p - lr * m / (v.sqrt() + eps), m, v
