@@ -1,0 +1,12 @@
+"""11.3
+the target must be added
+"""
+
+
+def answer(step, first, target, warmup, last):
+    if step <= warmup:
+        return first
+    if step >= last:
+        return target
+    done = (step - warmup) / (last - warmup)
+    return int((first - target) * (1 - done) ** 3)

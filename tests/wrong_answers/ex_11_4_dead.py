@@ -1,0 +1,12 @@
+"""11.4
+they stay dead for ever
+"""
+
+import torch
+
+
+def answer(A, B, alpha, rank):
+    rows = torch.empty(rank - len(A), A.shape[1], dtype=A.dtype)
+    torch.nn.init.kaiming_uniform_(rows, a=5**0.5)
+    columns = torch.zeros(B.shape[0], rank - len(A), dtype=B.dtype)
+    return torch.cat([A, 0 * rows]), torch.cat([B, columns], dim=1), alpha * rank / len(A)
