@@ -3,6 +3,7 @@
     doctor   is everything here that the lessons need?      fetch   models and data, once
     lab      JupyterLab on lesson 00                        build   notebooks from their sources
     table    the README's table of methods, measured        bench   whole comparisons, minutes
+    plan     the memory of a training step, predicted
 Each command is a function from parsed arguments to an exit code: 0 all well, 1 a problem was found, 2 the command
 line makes no sense. What a command alone needs is imported inside it.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from pathlib import Path
 START = Path("notebooks") / "00_start.ipynb"
 LOADERS = {"encoder": "load_encoder(", "causal_lm": "load_causal_lm(", "reviews": "load_reviews("}
 AUTHOR_EXTRA = ("jupytext", "nbclient", "nbformat")
+DTYPES = ("float32", "bfloat16", "float16")
 JUPYTER_SETTINGS = Path(__file__).resolve().parent / "jupyter"
 
 
@@ -127,6 +130,27 @@ def make_parser() -> argparse.ArgumentParser:
     added.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file too")
     added.add_argument("--rounds", type=_whole, default=15, metavar="N", help="steps of each model, by default 15")
     added.add_argument("--out", type=Path, default=Path("BENCHMARKS.md"), metavar="FILE", help="the report's file")
+    added = command(
+        plan,
+        "predict the memory of a training step without allocating it",
+        "Runs the model's own code on tensors without contents, and counts bytes. Seconds, for any size.\n\n"
+        "  lora-course plan --model llama-3-8b --method lora --rank 16 --dtype bfloat16 --sequence 1024\n"
+        "  lora-course plan --model llama-65b --rank 64 --dtype bfloat16 --adapter-dtype float32 --sequence 512 \\\n"
+        "      --checkpointing --quantization nf4-double",
+    )
+    added.add_argument("--model", required=True, metavar="NAME", help="any other name lists those there are")
+    added.add_argument("--method", default="lora", metavar="NAME", help="an adapter, or full (by default lora)")
+    added.add_argument("--rank", type=_whole, default=8, metavar="N", help="by default 8")
+    added.add_argument("--targets", nargs="+", metavar="NAME", help="name suffixes; by default all linear layers")
+    added.add_argument("--dropout", type=float, default=0.0, metavar="P", help="of the adapters, by default 0")
+    added.add_argument("--batch", type=_whole, default=1, metavar="N", help="examples, by default 1")
+    added.add_argument("--sequence", type=_whole, default=128, metavar="N", help="tokens of each, by default 128")
+    added.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights and activations")
+    added.add_argument("--adapter-dtype", choices=DTYPES, help="of the adapters, by default --dtype")
+    added.add_argument("--optimizer", default="adamw", metavar="NAME", help="adamw, lora_plus, lora_fa or sgd")
+    added.add_argument("--checkpointing", action="store_true", help="compute every block again in the backward pass")
+    added.add_argument("--quantization", metavar="NAME", help="nf4 or nf4-double, of the frozen linear layers")
+    added.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     return parser
 
 
@@ -271,6 +295,35 @@ def bench_methods(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def plan(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from lora_course.adapters.config import AdapterConfig
+    from lora_course.atomic import replace_files
+    from lora_course.memory import plan as predict
+
+    try:
+        adapter = None
+        if arguments.method != "full":
+            targets = arguments.targets or "all-linear"
+            adapter = AdapterConfig(arguments.method, arguments.rank, target_modules=targets, dropout=arguments.dropout)
+        adapter_dtype = arguments.adapter_dtype and getattr(torch, arguments.adapter_dtype)
+        same = ("batch", "sequence", "optimizer", "checkpointing", "quantization")
+        situation = {name: getattr(arguments, name) for name in same}
+        situation |= {"dtype": getattr(torch, arguments.dtype), "adapter_dtype": adapter_dtype}
+        planned = predict(arguments.model, adapter, **situation)
+    except ValueError as error:
+        return _problem(str(error), code=2)
+    print(planned)
+    if arguments.json:
+        text = json.dumps({"arguments": _plain(arguments), **planned.to_dict()}, indent=1) + "\n"
+        try:
+            replace_files({arguments.json: lambda new: new.write_text(text, encoding="utf-8")})
+        except OSError as error:
+            return _problem(str(error))
+    return 0
+
+
 def course_folder(wanted: Path) -> Path | None:
     """The folder that has `wanted` in it: the current one, else the checkout that the package lies in, else None."""
     for folder in (Path.cwd(), Path(__file__).resolve().parents[1]):
@@ -334,6 +387,10 @@ def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, not {text!r}")
     return int(text)
+
+
+def _plain(arguments: argparse.Namespace) -> dict[str, object]:
+    return {name: value for name, value in vars(arguments).items() if name not in ("run", "json")}
 
 
 def _whole(text: str) -> int:

@@ -47,6 +47,11 @@ class LiveBytes(TorchDispatchMode):
                 self._see(leaf)
         return result
 
+    def peak_so_far(self) -> int:
+        """The peak since the last call, or since the start. The next begins with what is alive now."""
+        peak, self.peak = self.peak, self.now
+        return peak
+
     def _see(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()

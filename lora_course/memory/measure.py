@@ -31,6 +31,7 @@ class StepMemory:
     """Bytes of one training step.
 
     saved_by_module: module name -> bytes, for the module that saved a storage first.
+    phase_peaks: the most bytes alive during "forward", "backward" and "optimizer step".
     allocator_peak: what CUDA's allocator handed out at most; None on other devices.
     Prints as a table; a notebook shows the same table.
     """
@@ -40,9 +41,14 @@ class StepMemory:
     gradients: int
     optimizer_state: int
     saved_by_module: dict[str, int]
-    peak: int
+    phase_peaks: dict[str, int]
     device: str
     allocator_peak: int | None = None
+
+    @property
+    def peak(self) -> int:
+        """The most bytes of tensors that were alive at once: what must fit."""
+        return max(self.phase_peaks.values())
 
     @property
     def saved(self) -> int:
@@ -119,9 +125,11 @@ def measure(
         if not (isinstance(value, Tensor) and value.numel() == 1):
             raise ValueError(f"the loss must be one number, got {_describe(value)}")
         by_module = saved.by_module()
+        peaks = {"forward": live.peak_so_far()}
         if value.requires_grad:
             value.backward()
         del value
+        peaks["backward"] = live.peak_so_far()
         gradients = storage_bytes(p.grad for p in parameters if p.grad is not None)
         state = 0
         if trained:
@@ -129,6 +137,7 @@ def measure(
             stepper.step()
             state = storage_bytes(_state_tensors(stepper))
             del stepper
+        peaks["optimizer step"] = live.peak_so_far()
     peak_of_allocator = allocator_peak(device)
     with torch.no_grad():
         for p, value in zip(trained, before, strict=False):
@@ -141,7 +150,7 @@ def measure(
         gradients=gradients,
         optimizer_state=state,
         saved_by_module=by_module,
-        peak=live.peak,
+        phase_peaks=peaks,
         device=str(device),
         allocator_peak=peak_of_allocator,
     )

@@ -124,7 +124,8 @@ def test_every_byte_of_a_small_network():
     assert memory.saved == 4 * n * (d + h + k)
     assert memory.saved_by_kind() == {"0": 4 * n * d, "1": 4 * n * h, "(outside the model)": 4 * n * k}
     # the peak is at the optimizer's step: weights, gradients, momentum, x
-    assert memory.peak == 3 * weights + x.nbytes
+    assert memory.peak == memory.phase_peaks["optimizer step"] == 3 * weights + x.nbytes
+    assert memory.phase_peaks["forward"] < memory.phase_peaks["backward"] < memory.peak
     assert memory.allocator_peak is None and memory.device == "cpu"
 
 
