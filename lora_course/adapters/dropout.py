@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from lora_course.adapters.fused import fused_is_on
 
@@ -76,10 +77,11 @@ class _LastResult:
 
     @staticmethod
     def _key(x: Tensor, p: float) -> tuple:
-        if x.device.type == "cpu":
-            state = torch.get_rng_state()
-        else:
-            state = torch.get_device_module(x.device).get_rng_state(x.device)
+        with _disable_current_modes():  # the generator is real, also where tensors are not (memory/plan.py)
+            if x.device.type in ("cpu", "meta"):
+                state = torch.get_rng_state()
+            else:
+                state = torch.get_device_module(x.device).get_rng_state(x.device)
         return p, x._version, torch.is_grad_enabled(), state.numpy().tobytes()
 
 

@@ -75,6 +75,7 @@ def plan(model: str | PretrainedConfig, adapter: AdapterConfig | None = None, **
     optimizer: "adamw", "lora_plus", "lora_fa" or "sgd".
     checkpointing: every block keeps its input only, and is computed again in the backward pass.
     quantization: "nf4" or "nf4-double" for all linear layers but the output's; the largest is whole while it is used.
+        LoftQ's is always "nf4-double".
     padded: whether the batch has an attention mask with zeros; without, attention can go without a mask.
 
     Not seen: what an operation needs inside itself, what CUDA and its allocator hold besides, the program.
@@ -83,6 +84,8 @@ def plan(model: str | PretrainedConfig, adapter: AdapterConfig | None = None, **
     config = known_config(model) if isinstance(model, str) else model
     how = Situation(**situation)
     _check(config, adapter, how)
+    if adapter and adapter.method == "loftq":  # quantizes the base itself, and looks at its values to do so
+        adapter, how = replace(adapter, method="lora"), replace(how, quantization="nf4-double")
     return in_layers(config, lambda config: plan_whole(config, adapter, how))
 
 

@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from lora_course.adapters.fused import plain_forward
 from lora_course.teaching import progress
 from lora_course.teaching.compare import Wrong, in_one_line
 from lora_course.teaching.notice import Notice, show
@@ -165,7 +166,9 @@ def check(exercise_id: str, answer: Any) -> Any:
 
 @contextmanager
 def same_conditions() -> Iterator[None]:
-    """Seeds every source of random numbers and sets torch's defaults; puts all of it back afterwards."""
+    """Seeds every source of random numbers and sets torch's defaults; puts all of it back afterwards. Our own layers
+    compute in plain steps meanwhile, so that a mask drawn by nn.Dropout is theirs too.
+    """
     numpy = sys.modules.get("numpy")
     dtype = torch.get_default_dtype()
     states = [(random.setstate, random.getstate()), (torch.set_rng_state, torch.get_rng_state())]
@@ -181,7 +184,7 @@ def same_conditions() -> Iterator[None]:
         if numpy:
             numpy.random.seed(CHECK_SEED)
         torch.set_default_dtype(torch.float32)
-        with torch.enable_grad():
+        with torch.enable_grad(), plain_forward():
             yield
     finally:
         torch.set_default_dtype(dtype)
