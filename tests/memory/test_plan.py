@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import json
-import time
 
 import pytest
 import torch
@@ -40,8 +39,8 @@ def measured(config, adapter, how):
 
 
 REAL = [  # model, layers of it, adapter, how
-    ("minilm", 6, None, {}),
-    ("minilm", 6, AdapterConfig(), {"batch": 4}),
+    ("minilm", 6, None, {"sequence": 64}),
+    ("minilm", 6, AdapterConfig(), {"batch": 4, "sequence": 40}),
     ("minilm", 3, AdapterConfig(dropout=0.1), {"batch": 2, "sequence": 50}),
     ("minilm", 3, AdapterConfig("dora", 4, target_modules=["query", "value"]), {}),
     ("minilm", 3, AdapterConfig("lora_fa"), {"optimizer": "lora_fa"}),
@@ -97,38 +96,38 @@ GPT2 = GPT2Config(vocab_size=300, n_positions=64, n_embd=48, n_layer=10, n_head=
 
 @pytest.mark.parametrize("config", [LLAMA, GPT2], ids=["llama", "gpt2"])
 @pytest.mark.parametrize("adapter", [None, AdapterConfig(), AdapterConfig("dora", 4), AdapterConfig("vera", 16)])
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("sequence", [8, 64])
+@pytest.mark.parametrize(("checkpointing", "sequence"), [(False, 8), (True, 64)])
 def test_few_layers_lead_to_all(config, adapter, checkpointing, sequence):
     how = {"sequence": sequence, "checkpointing": checkpointing, "batch": 2}
     assert numbers(plan(config, adapter, **how)) == numbers(plan_whole(config, adapter, Situation(**how)))
 
 
-def test_what_is_on_no_line_is_run_in_full(monkeypatch):
-    """A vocabulary so large that few layers peak at the logits and many elsewhere: the lines of few lead astray."""
-    config = LlamaConfig(hidden_size=32, intermediate_size=4096, num_hidden_layers=9, num_attention_heads=2,
-                         vocab_size=30000, max_position_embeddings=64)  # fmt: skip
-    how = Situation(sequence=4)
-    few = [plan_whole(with_layers(config, n), None, how) for n in (2, 3, 4)]
-    whole = plan_whole(config, None, how)
-    assert numbers(plan(config, None, sequence=4)) == numbers(whole)
-    bent = [few[0], few[1], dataclasses.replace(few[2], gradients=few[2].gradients + 4)]
-    flat = [dataclasses.replace(p, phase_peaks=p.phase_peaks | {"backward": 10**12}) for p in few]
-    assert not on_lines(bent) and not on_lines(flat)
-    assert extended(few, 9).saved == whole.saved
+def test_what_is_on_no_line_is_run_in_full():
+    """Few layers: backward peaks at its start, with the logits. Many: at its end, with the gradients of all. The line
+    through few would lead astray.
+    """
+    config = LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=14, num_attention_heads=2,
+                         vocab_size=6000, max_position_embeddings=64)  # fmt: skip
+    adapter, how = AdapterConfig(rank=16), Situation(sequence=4)
+    few = [plan_whole(with_layers(config, n), adapter, how) for n in (2, 3, 4)]
+    whole = plan_whole(config, adapter, how)
+    assert not on_lines(few) and extended(few, 14).phase_peaks["backward"] < whole.phase_peaks["backward"]
+    assert numbers(plan(config, adapter, sequence=4)) == numbers(whole)
+    assert extended(few, 14).saved == whole.saved  # which is a line always
+    straight = [plan_whole(with_layers(LLAMA, n), AdapterConfig(), Situation(2, 64)) for n in (2, 3, 4)]
+    assert on_lines(straight)
+    assert not on_lines([*straight[:2], dataclasses.replace(straight[2], gradients=straight[2].gradients + 4)])
 
 
 def test_gpt3_as_in_the_lora_paper():
     """Rank 4 on query and value, 96 x 2 layers of 12 288: 18.9 million. (GPT-2 has query, key and value in one layer of
     three times the width, which comes to the same.) All that there is, over that: 9 285.
     """
-    began = time.perf_counter()
     planned = plan("gpt3-175b", AdapterConfig(rank=4, target_modules=["c_attn"]), dtype=torch.float16)
     assert planned.trained_numbers == 96 * 2 * 4 * (12288 + 12288) == 18_874_368
     assert round(planned.all_numbers / planned.trained_numbers) == 9285
     assert planned.parameters == 2 * planned.all_numbers
     assert planned.optimizer_state == pytest.approx(2 * planned.gradients, rel=1e-3)
-    assert time.perf_counter() - began < 600  # not the hour of a plan gone wrong
 
 
 def test_a_65_billion_model_on_48_gb():
