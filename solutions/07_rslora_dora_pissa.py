@@ -551,7 +551,7 @@ for _ in range(by_profile(smoke=1, cpu=15, full=30)):
             torch.cuda.synchronize()
         seconds[method].append(time.perf_counter() - began)
 step = {method: statistics.median(times) for method, times in seconds.items()}
-del timed, model, encoder
+del timed
 
 print(
     f"{describe_device(device)}; encoder all-MiniLM-L6-v2, rank 8, alpha 16, batch of 16 x {batch['input_ids'].shape[1]} tokens;"

@@ -5,3 +5,8 @@ A check needs `exercises` (the decorator) and `compare` (what to say about a wro
 An author needs `authoring` (notebooks from sources) and the gates in `gates` and `answers`, which the tests run.
 Nothing outside this folder, the command line, the notebooks and the tests imports any of it.
 """
+
+import logging
+
+# PEFT imports bitsandbytes where it is installed, and that logs which kernels it would like to have: noise in a lesson.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
