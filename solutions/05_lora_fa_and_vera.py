@@ -13,6 +13,7 @@
 
 # %%
 import math
+from contextlib import nullcontext
 
 import matplotlib.pyplot as plt
 import torch
@@ -30,6 +31,7 @@ from lora_course import (
 )
 from lora_course.adapters import VeRA
 from lora_course.adapters.base import Adapter
+from lora_course.adapters.fused import plain_forward
 from lora_course.device import choose_device, describe_device, seed_everything
 from lora_course.teaching.exercises import check
 from lora_course.teaching.profiles import by_profile, current_profile
@@ -114,8 +116,11 @@ kept_bytes = check("05.1", kept_bytes)
 
 
 # %%
-def weigh(run, own) -> int:
-    """Bytes that autograd keeps for backward while run() computes: each storage once, those of `own` left out."""
+def weigh(run, own, forward=plain_forward) -> int:
+    """Bytes that autograd keeps for backward while run() computes: each storage once, those of `own` left out.
+
+    forward: the package's layers train through steps of their own that keep less; plain_forward switches those off.
+    """
     not_counted = {tensor.untyped_storage().data_ptr() for tensor in own}
     kept = {}  # it holds the storages, so that no address is used twice
 
@@ -125,13 +130,15 @@ def weigh(run, own) -> int:
             kept[storage.data_ptr()] = storage
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with forward(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         result = run()
     assert result.requires_grad, "nothing here is trained"
     return sum(storage.nbytes() for storage in kept.values())
 
 
-def weigh_layers(method, tokens, in_features, out_features, rank, layers=1, dropout=0.0) -> int:
+def weigh_layers(
+    method, tokens, in_features, out_features, rank, layers=1, dropout=0.0, forward=plain_forward
+) -> int:
     """What `layers` layers that share their input keep."""
     model = nn.ModuleDict(
         {f"layer{i}": nn.Linear(in_features, out_features, bias=False) for i in range(layers)}
@@ -139,9 +146,8 @@ def weigh_layers(method, tokens, in_features, out_features, rank, layers=1, drop
     if method != "full":
         inject(model, AdapterConfig(method, rank=rank, dropout=dropout))
     x = torch.randn(tokens, in_features, requires_grad=True)
-    return weigh(
-        lambda: sum(layer(x) for layer in model.values()), [*model.parameters(), *model.buffers()]
-    )
+    own = [*model.parameters(), *model.buffers()]
+    return weigh(lambda: sum(layer(x) for layer in model.values()), own, forward)
 
 
 # %% tags=["nbval-check-output"]
@@ -159,14 +165,20 @@ for method in ("full", "lora", "lora_fa"):
 # nothing else holds on to $x$ or to something of its size. Dropout on the branch is enough to break it:
 
 # %%
-print("KiB kept by one layer, measured:")
+print("KiB kept by three layers that read the same x, measured:")
+print(f"{'':8s} {'no dropout':>11s} {'dropout 0.1, plain':>19s} {'and in our own step':>20s}")
 for method in ("lora", "lora_fa"):
-    without, dropped = (weigh_layers(method, **shape, dropout=p) for p in (0.0, 0.1))
-    print(f"{method:8s} dropout 0: {without / 1024:5.0f}   dropout 0.1: {dropped / 1024:5.0f}")
+    kept = [
+        weigh_layers(method, **shape, layers=3, dropout=p, forward=forward) / 1024
+        for p, forward in ((0.0, plain_forward), (0.1, plain_forward), (0.1, nullcontext))
+    ]
+    print(f"{method:8s} {kept[0]:11.0f} {kept[1]:19.0f} {kept[2]:20.0f}")
 
 # %% [markdown]
-# Dropout keeps its mask to send the gradient back to $x$, and the dropped $x$ is a new tensor in every layer, no longer shared.
-# A frozen A with dropout keeps an order of magnitude more than one without. So: LoRA-FA wants dropout 0.
+# Dropout keeps its mask to send the gradient back to $x$, a float for each entry, and the dropped $x$ is a new tensor in every layer, no longer
+# shared. That is the middle column, what plain autograd (and PEFT) keeps. The last column is what the package does when it trains: it draws one
+# mask for all layers that read the same $x$, a byte an entry (`lora_course/adapters/dropout.py`, `fused.py`). Much less, and still many times
+# what LoRA-FA keeps without. So: LoRA-FA wants dropout 0.
 #
 # ## Exercise 05.2 · The best step that a frozen A allows
 #
@@ -547,8 +559,8 @@ for name, mib in weights.items():
 #
 # - LoRA keeps about as much as full fine-tuning. It saves gradients and optimizer state, not activations.
 # - LoRA-FA does save, but not down to N r: attention, GELU and the norms keep what they need, whatever the adapters do.
-# - VeRA trains the fewest numbers, and the layer you wrote keeps the *most*. $\lambda_b$ asks for an output-sized tensor in every layer. (It could be
-#   computed again in the backward pass; lesson 09 is about that trade.)
+# - VeRA trains the fewest numbers, and the layer you wrote keeps the *most*. $\lambda_b$ asks for an output-sized tensor in every layer. (The
+#   package's own VeRA computes it again in the backward pass instead, and keeps N r; lesson 09 is about that trade.)
 #
 # Fewer trained parameters is not less memory. They are two different bills.
 #
@@ -658,8 +670,8 @@ print(f"largest change of a logit by merging: {(before - after).abs().max():.0e}
 #
 # <details><summary>1. You use LoRA-FA with dropout 0.1 and see no saving. Why?</summary>
 #
-# Dropout keeps a mask as large as x in every layer, to send the gradient back through it. That alone is N d. The saving needs
-# a frozen W, a frozen A, and dropout 0.
+# Dropout keeps a mask with an entry for each of x's, to send the gradient back through it. The saving needs a frozen W, a
+# frozen A, and dropout 0.
 #
 # </details>
 # <details><summary>2. In LoRA-FA, why may B not be the frozen one, with A trained?</summary>

@@ -26,6 +26,7 @@ from lora_course import AdapterConfig, inject, save_adapter
 from lora_course.adapters import DoRA, LoRA, PiSSA, RsLoRA
 from lora_course.assets import load_encoder, load_reviews
 from lora_course.device import choose_device, describe_device, seed_everything
+from lora_course.memory import measure
 from lora_course.teaching.exercises import check
 from lora_course.teaching.profiles import by_profile
 
@@ -522,26 +523,11 @@ trained = model.eval()  # PiSSA, the last of the four: we need it again at the e
 
 
 # %%
-def saved_mib(model, batch):
-    """MiB that autograd keeps for the backward pass."""
-    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept = {}
-
-    def note(tensor):
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        model(**batch)
-    return sum(size for place, size in kept.items() if place not in parameters) / 2**20
-
-
 texts = splits["train"][:16]
 batch = dict(tokenizer(texts["text"], padding=True, return_tensors="pt").to(device))
 batch["labels"] = torch.tensor(texts["label"], device=device)
 timed = {method: adapted(method).train() for method in RATES}
-saved = {method: saved_mib(model, batch) for method, model in timed.items()}
+saved = {method: measure(model, batch).saved / 2**20 for method, model in timed.items()}
 seconds = {method: [] for method in RATES}
 for _ in range(by_profile(smoke=1, cpu=15, full=30)):
     for method, model in timed.items():

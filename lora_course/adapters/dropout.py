@@ -82,7 +82,8 @@ class _LastResult:
                 state = torch.get_rng_state()
             else:
                 state = torch.get_device_module(x.device).get_rng_state(x.device)
-        return p, x._version, torch.is_grad_enabled(), state.numpy().tobytes()
+            state = state.numpy().tobytes()
+        return p, x._version, torch.is_grad_enabled(), state
 
 
 _LAST = _LastResult()
