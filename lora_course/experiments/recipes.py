@@ -1,8 +1,8 @@
 """How each method is trained where methods are compared: its learning rate, its rank, and what it needs besides.
 
 One learning rate for all would decide the comparison beforehand: two vectors around a random pair (VeRA) or one factor
-for each output ((IA)^3) want larger steps than matrices do. So each has its own, shown with the results: of two or three
-tries with seed 0, the one with the lowest loss on the 200 validation sentences. Reasonable, not tuned.
+for each output ((IA)^3) want larger steps than matrices do. So each has its own, shown with the results: of two or so
+tries with seed 0, the one with the lowest loss on 200 validation sentences. Reasonable, not tuned.
 """
 
 from __future__ import annotations
