@@ -1,8 +1,8 @@
 """How each method is trained where methods are compared: its learning rate, its rank, and what it needs besides.
 
 One learning rate for all would decide the comparison beforehand: two vectors around a random pair (VeRA) or one factor
-for each output ((IA)^3) want larger steps than matrices do. So each has its own, shown with the results. They are
-reasonable, not tuned: a lesson on search does that.
+for each output ((IA)^3) want larger steps than matrices do. So each has its own, shown with the results: of two or so
+tries with seed 0, the one with the lowest loss on 200 validation sentences. Reasonable, not tuned.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ class Recipe:
 RECIPES = {
     "lora": Recipe(2e-3),
     "rslora": Recipe(1e-3),
-    "lora_fa": Recipe(2e-3, optimizer="lora_fa", note="projected gradient"),
-    "vera": Recipe(2e-2, rank=256),
+    "lora_fa": Recipe(5e-3, optimizer="lora_fa", note="projected gradient"),
+    "vera": Recipe(5e-2, rank=256),
     "delta_lora": Recipe(2e-3, note="lam 0.5, from the end of warm-up"),
     "dora": Recipe(2e-3),
     "pissa": Recipe(5e-4),
-    "olora": Recipe(5e-4),
+    "olora": Recipe(1e-3),
     "loftq": Recipe(2e-3, note="base in NF4"),
-    "adalora": Recipe(5e-3, rank=12, note="rank 12 falls to 8 on average"),
+    "adalora": Recipe(2e-2, rank=12, note="rank 12 falls to 8 on average"),
     "dylora": Recipe(2e-3),
-    "ia3": Recipe(1e-2),
-    "loha": Recipe(5e-3),
-    "lokr": Recipe(5e-3),
+    "ia3": Recipe(3e-2),
+    "loha": Recipe(1e-2),
+    "lokr": Recipe(1e-2),
     "houlsby": Recipe(2e-3),
 }
 TARGET_RANK = 8  # AdaLoRA's, on average
