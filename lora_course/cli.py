@@ -21,6 +21,7 @@ from pathlib import Path
 
 START = Path("notebooks") / "00_start.ipynb"
 LOADERS = {"encoder": "load_encoder(", "causal_lm": "load_causal_lm(", "reviews": "load_reviews("}
+BENCHMARKS = "# Benchmarks\n\nMeasured by `lora-course bench`; each section says where and how.\n"
 AUTHOR_EXTRA = ("jupytext", "nbclient", "nbformat")
 DTYPES = ("float32", "bfloat16", "float16")
 JUPYTER_SETTINGS = Path(__file__).resolve().parent / "jupyter"
@@ -119,13 +120,14 @@ def make_parser() -> argparse.ArgumentParser:
     added.add_argument("--train", type=_whole, metavar="N", help="sentences to train on, by default 1000")
     added.add_argument("--test", type=_whole, metavar="N", help="sentences to judge on, by default 800")
     added.add_argument("--out", type=Path, default=Path("benchmark"), help="folder, by default ./benchmark")
+    added.add_argument("--benchmarks", type=Path, metavar="FILE", help="put the report into this file too")
     added = kinds.add_parser(
         "overhead",
         help="what adapters add to a training step, ours beside PEFT's",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Time and bytes of a training step with LoRA, LoRA-FA, DoRA and VeRA on three layers, the\n"
         "packaged encoder and the packaged language model, beside PEFT's and the frozen model's. Leave the machine\n"
-        "alone meanwhile. Writes BENCHMARKS.md.",
+        "alone meanwhile. Writes its section of BENCHMARKS.md.",
     )
     added.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file too")
     added.add_argument("--rounds", type=_whole, default=15, metavar="N", help="steps of each model, by default 15")
@@ -264,17 +266,26 @@ def bench_overhead(arguments: argparse.Namespace) -> int:
         return _problem(str(error))
     machine = f"{describe_device(torch.device('cpu'))}, {platform.machine()}, torch {torch.__version__}"
     text = overhead.report(rows, machine)
-    files = {arguments.out: lambda new: new.write_text(text, encoding="utf-8")}
-    if arguments.json:
-        numbers = json.dumps(overhead.as_json(rows), indent=1)
-        files[arguments.json] = lambda new: new.write_text(numbers, encoding="utf-8")
+    print(text)
     try:
-        replace_files(files)
+        if arguments.json:
+            numbers = json.dumps(overhead.as_json(rows), indent=1)
+            replace_files({arguments.json: lambda new: new.write_text(numbers, encoding="utf-8")})
+        _into_benchmarks(arguments.out, "overhead", text)
     except OSError as error:
         return _problem(str(error))
-    print(text)
-    print(f"Written to {' and '.join(map(str, files))}.")
+    print(f"Written to {arguments.out}{f' and {arguments.json}' if arguments.json else ''}.")
     return 0
+
+
+def _into_benchmarks(path: Path, name: str, made: str) -> None:
+    """Put one section into the file of benchmarks; the others stay."""
+    from lora_course.atomic import replace_files
+    from lora_course.tables import put_section
+
+    old = path.read_text(encoding="utf-8") if path.exists() else BENCHMARKS
+    text = put_section(old, name, made)
+    replace_files({path: lambda new: new.write_text(text, encoding="utf-8")})
 
 
 def bench_methods(arguments: argparse.Namespace) -> int:
@@ -290,7 +301,13 @@ def bench_methods(arguments: argparse.Namespace) -> int:
         benchmark(arguments.out, methods, list(dict.fromkeys(arguments.seeds)), Settings(**chosen))
     except (AssetError, OSError, ValueError) as error:
         return _problem(str(error))
-    print((arguments.out / "report.md").read_text(encoding="utf-8"))
+    report = (arguments.out / "report.md").read_text(encoding="utf-8")
+    print(report)
+    if arguments.benchmarks:
+        try:
+            _into_benchmarks(arguments.benchmarks, "methods", report.replace("# ", "## ", 1))
+        except OSError as error:
+            return _problem(str(error))
     print(f"Written to {arguments.out}: report.md, results.csv, results.json, and runs/ with every history.")
     return 0
 

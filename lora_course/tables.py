@@ -38,3 +38,11 @@ def in_units(size: int) -> str:
         if abs(size) >= unit:
             return f"{size / unit:,.1f} {name}"
     return f"{size} B"
+
+
+def put_section(text: str, name: str, made: str) -> str:
+    """`text` with `made` between the lines <!-- name --> and <!-- /name -->; at its end, if it has no such lines."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, found, rest = text.partition(begin)
+    after = rest.partition(end)[2] if found else "\n"
+    return f"{before if found else before.rstrip() + chr(10) * 2}{begin}\n{made.strip()}\n{end}{after}"

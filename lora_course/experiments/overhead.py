@@ -222,13 +222,13 @@ def floor_model(model: nn.Module, config: AdapterConfig) -> nn.Module:
 
 
 def report(rows: list[Row], machine: str) -> str:
-    """BENCHMARKS.md: one table for each model."""
+    """A section of Markdown: one table for each model."""
     from lora_course.tables import in_units, markdown_table
 
     parts = [
-        "# Benchmarks",
-        "What an adapter adds to a training step, ours beside PEFT's. Written by `lora-course bench overhead` on "
-        f"{machine}. Overhead: the time of a step (forward and backward) beyond that of the frozen model that computes "
+        "## What an adapter adds to a step",
+        "Ours beside PEFT's, forward and backward. Written by `lora-course bench overhead` on "
+        f"{machine}. Overhead: the time of a step beyond that of the frozen model that computes "
         "its input gradients, as a share of the latter; medians of steps taken in turn in one process. Kept: what "
         "autograd holds for the backward pass, the model's own activations included. Floor: the same for a stand-in "
         "that keeps only what the gradients need (with dropout, a mask of one byte an entry). All linear layers have "
@@ -236,7 +236,7 @@ def report(rows: list[Row], machine: str) -> str:
     ]
     for name in dict.fromkeys(row.model for row in rows):
         mine = [row for row in rows if row.model == name]
-        parts.append(f"## {name}\n\nFrozen step {mine[0].frozen_seconds * 1000:.0f} ms, {mine[0].rounds} rounds.")
+        parts.append(f"### {name}\n\nFrozen step {mine[0].frozen_seconds * 1000:.0f} ms, {mine[0].rounds} rounds.")
         header = ["method", "r", "dropout", "overhead", "PEFT's", "ours / PEFT's", "kept", "PEFT's", "floor"]
         cells = [
             [

@@ -63,5 +63,11 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     wanted |= {"saved_bytes_ours", "saved_bytes_peft", "saved_bytes_floor"}
     assert len(rows) == 4 and all(wanted <= row.keys() for row in rows)
     text = files[1].read_text()
-    assert "## small" in text and text.count("| `lora` |") == 2 and "2 rounds" in text
-    assert text.strip() in capsys.readouterr().out
+    assert text.startswith("# Benchmarks") and "### small" in text
+    assert text.count("| `lora` |") == 2 and "2 rounds" in text
+    made = text.partition("<!-- overhead -->")[2].partition("<!-- /overhead -->")[0].strip()
+    assert made in capsys.readouterr().out
+    files[1].write_text(text + "\nAnother section.\n")
+    assert cli.main(["bench", "overhead", "--rounds", "1", "--out", str(files[1])]) == 0
+    again = files[1].read_text()
+    assert again.count("### small") == 1 and "1 rounds" in again and again.endswith("Another section.\n")
