@@ -15,6 +15,7 @@
 
 # %%
 import copy
+import logging
 import pickle
 import statistics
 import tempfile
@@ -163,14 +164,14 @@ def attach(model, rank=4):
             )
             nn.init.zeros_(branch[1].weight)  # B = 0: the output should not change yet
             module.plain_forward = module.forward
-            module.forward = lambda x: module.plain_forward(x) + branch(x)  # noqa: B023
+            module.forward = lambda x: module.plain_forward(x) + branch(x)
     return model
 
 
 # %% [markdown]
 # **Predict.** We attach branches to a small network of three layers, all 8 wide. B is zero, so nothing should change. What does the first layer
 # compute? How many parameters has the model gained? What would an optimizer over `model.parameters()` train? What happens if the cell that attaches
-# is run twice, and what if the model is pickled, as every data-parallel launcher does?
+# is run twice, and what if the model is pickled, as handing it to another process does?
 #
 # **Run.**
 
@@ -212,7 +213,7 @@ for what, attempt in [
 # 3. *Not repeatable.* The second time, `plain_forward` is the patched one, which calls `plain_forward`, which is the patched one …
 # 4. *Not picklable.* A lambda has no name by which another process could find it.
 #
-# Only fault 2 trains without complaint, and it is the worst: the loss goes down, and nothing that was saved holds what was learned.
+# Faults 1 and 2 raise no error. The loss may even go down, since the whole base is being trained; the branches never move, and what you save is a full copy of a damaged model.
 #
 # **Fix.** `lambda x, module=module, branch=branch: …` repairs the first fault alone. Your `put_adapters` repairs all four, because an adapter that *is* a module, in
 # the place of the old one, gets the rest from PyTorch:
@@ -632,12 +633,12 @@ ax.errorbar(
     label="mean, ± standard error of one accuracy",
 )
 ax.set_yticks(range(len(plan)), [f"{choice}\nrank {rank}" for choice, rank in plan.items()])
-ax.invert_yaxis()
+ax.set_ylim(len(plan) + 0.2, -0.5)
 ax.set(
     xlabel=f"accuracy on {result.n} test sentences",
     title="The same number of trained parameters, in different layers",
 )
-ax.legend(loc="best", fontsize=8)
+ax.legend(loc="lower center", ncols=2, fontsize=8)
 fig.tight_layout()
 plt.show()
 means = {choice: statistics.mean(values) for choice, values in accuracy.items()}
@@ -662,6 +663,9 @@ print(
 # The last model was wrapped by your own function. If its modules sit where they should, under the names that they should have, the rest of the world can read it.
 
 # %%
+logging.getLogger("bitsandbytes").setLevel(
+    logging.ERROR
+)  # PEFT imports it if it is there; it reports an extra it lacks
 from peft import PeftModel
 
 inputs = tokenizer(
