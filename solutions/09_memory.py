@@ -618,8 +618,8 @@ plt.show()
 #
 # 1. the branch is wrapped: `base(x) + checkpoint(branch, x)` in each LoRA layer;
 # 2. the blocks are wrapped, with `checkpoint` as it has been called for years, `checkpoint(block, x)`;
-# 3. `@checkpoint` as a decorator above a function. (It *calls* `checkpoint(function)` on the spot, with no input, and leaves the result
-#    in the function's place. You see that one at once.)
+# 3. `@checkpoint` as a decorator above a function. (A decorator is called with the function alone, so `checkpoint` runs the function on the spot, without
+#    its input: a TypeError. You see that one at once.)
 
 
 # %%
