@@ -179,7 +179,7 @@ for ax, name, title in zip(
 axes[0].set_yticks(range(4), entries(weighed["full"]))
 axes[0].invert_yaxis()
 axes[0].set_xlim(0, 1.15 * sum(entries(weighed["full"]).values()) / MIB)
-axes[1].legend(loc="lower right", fontsize=8)
+axes[1].legend(loc="upper right", fontsize=8)
 fig.tight_layout()
 plt.show()
 
@@ -507,7 +507,9 @@ for name, model in models.items():
 #
 # A stack of L blocks keeps L times the inside of a block. Keep only each block's *input*, and when the backward pass arrives at a block, run it
 # forward once more, this time with everything kept, and go back through it. At any moment the inside of one block is there, beside L inputs. The price is one
-# more forward pass; since a backward pass costs about two of them, expect about a third more time. This is checkpointing (Chen et al. 2016).
+# more forward pass. Where everything is trained, a backward pass costs about two of them (a product for the gradient of x, one for the gradient of W),
+# so that is about a third more time. With LoRA the second product falls away, the backward pass costs about one forward pass, and the price is
+# rather a *half*. This is checkpointing (Chen et al. 2016).
 #
 # ## Exercise 09.4 · A block that is computed twice
 #
@@ -766,7 +768,7 @@ for (name, step), color, marker in zip(steps.items(), (GREY, YELLOW, GREEN, ORAN
     t = statistics.median(taken[name]) / first
     low, high = min(taken[name]) / first, max(taken[name]) / first
     ax.errorbar(t, step.saved / MIB, xerr=[[t - low], [high - t]], fmt=marker, color=color, capsize=3, label=name)
-ax.axvline(4 / 3, color="black", linestyle=":", label="one more forward pass, by the rule of thumb")
+ax.axvline(3 / 2, color="black", linestyle=":", label="one more forward pass, frozen base")
 ax.set(
     xlabel="time of forward and backward, as a multiple (bars: fastest and slowest)",
     ylabel="MiB kept for backward",
@@ -777,8 +779,8 @@ ax.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Checkpointing is a dial. Turn it until the step fits, and no further, since every block costs its share of a forward pass. And take the loss
-# in chunks in any case.
+# Checkpointing is a dial. Turn it until the step fits, and no further, since every block costs its share of a forward pass. (The bars show how far to trust a
+# time on a machine that does other things as well; the bytes are exact.) The loss in chunks costs about nothing, and gains more the more tokens there are.
 #
 # Does the model learn the same? It must: the gradients are the same numbers. Some steps each way, the same sentences:
 

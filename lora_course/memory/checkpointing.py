@@ -1,7 +1,8 @@
 """Checkpointing: keep the input of each block, and compute the inside of the block again in the backward pass.
 
 A transformer of L blocks keeps L times some dozens of tensors for backward. With checkpointed blocks it keeps L inputs,
-and the inside of one block at a time, for about a third more computation (Chen et al. 2016, arXiv:1604.06174).
+and the inside of one block at a time, for one more forward pass (Chen et al. 2016, arXiv:1604.06174): about a third of
+a step where everything is trained, about half of one where the base is frozen and its weights need no gradients.
     checkpoint_blocks(model)              every block        checkpoint_blocks(model, every=2)    every other one
     undo_checkpointing(model)             back as it was
 It is torch's non-reentrant checkpoint: the reentrant one gives no gradients to a block whose input needs none, and that
