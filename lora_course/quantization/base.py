@@ -21,12 +21,18 @@ from lora_course.quantization.linear import Int8Layer, NF4Layer, QuantizedLayer
 FORMATS = {layer.format: layer for layer in (NF4Layer, Int8Layer)}
 
 
-def quantize_base(model: nn.Module, format: str = "nf4", target_modules: str | Sequence[str] = ALL_LINEAR) -> nn.Module:
+def quantize_base(
+    model: nn.Module,
+    format: str = "nf4",
+    target_modules: str | Sequence[str] = ALL_LINEAR,
+    layer: type[QuantizedLayer] | None = None,
+) -> nn.Module:
     """Replace weights by their quantized form, in place; returns `model`. Call it before `inject`.
 
     format: "nf4" (4.13 bits a weight: blocks of 64, double quantization) or "int8" (one absmax an output).
     target_modules: name suffixes, or "all-linear": every Linear and Conv1D but the output embedding and
     classification heads, which are small, sensitive or trained.
+    layer: your own class, called as layer(base_layer); by default the one of `format`.
 
     The quantized layers are frozen; other parameters stay as they are. `parameter_report` counts the packed bytes.
 
@@ -38,25 +44,26 @@ def quantize_base(model: nn.Module, format: str = "nf4", target_modules: str | S
         raise ValueError(f"unknown format {format!r}; there are {', '.join(map(repr, FORMATS))}")
     if adapters(model):
         raise ValueError("this model has adapters: quantize a plain model, then inject (or eject(model) first)")
+    layer = layer or FORMATS[format]
     targets = find_targets(model, AdapterConfig(target_modules=target_modules))
-    for name, layer in targets.items():
-        if isinstance(layer, QuantizedLayer):
-            raise ValueError(f"{name!r} is quantized already, to {layer.format}: quantizing twice only loses more")
-        if layer_kind(layer) == "embedding":
+    for name, base in targets.items():
+        if isinstance(base, QuantizedLayer):
+            raise ValueError(f"{name!r} is quantized already, to {base.format}: quantizing twice only loses more")
+        if layer_kind(base) == "embedding":
             raise ValueError(f"{name!r} is an embedding: only Linear and Conv1D layers are quantized")
-        plain = next(c for c in type(layer).__mro__ if c is nn.Linear or c.__name__ == "Conv1D")
-        if type(layer).forward is not plain.forward:
-            raise ValueError(f"{name!r} is a {type(layer).__name__} with a forward of its own, which would be lost")
+        plain = next(c for c in type(base).__mro__ if c is nn.Linear or c.__name__ == "Conv1D")
+        if type(base).forward is not plain.forward:
+            raise ValueError(f"{name!r} is a {type(base).__name__} with a forward of its own, which would be lost")
     refuse_shared_weights(model, targets, "quantization")
     quantized = {}
-    for name, layer in targets.items():
-        if layer not in quantized:
+    for name, base in targets.items():
+        if base not in quantized:
             try:
-                quantized[layer] = FORMATS[format](layer).train(layer.training)
+                quantized[base] = layer(base).train(base.training)
             except ValueError as error:
                 raise ValueError(f"{name!r}: {error}") from None
-    for name, layer in targets.items():
-        model.set_submodule(name, quantized[layer])
+    for name, base in targets.items():
+        model.set_submodule(name, quantized[base])
     return model
 
 

@@ -380,6 +380,16 @@ def test_a_layer_with_two_names_stays_one():
     assert model[0] is model[2] and type(model[0]) is nn.Linear
 
 
+def test_a_class_of_your_own():
+    class Mine(Int8Layer):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model = quantize_base(build("bert"), layer=Mine, target_modules=["query"])
+    found = [type(m) for m in model.modules() if isinstance(m, QuantizedLayer)]
+    assert found == [Mine, Mine]
+
+
 def test_only_what_is_named():
     model = quantize_base(build("gpt2"), "int8", target_modules=["mlp.c_proj"])
     found = [n for n, m in model.named_modules() if isinstance(m, QuantizedLayer)]

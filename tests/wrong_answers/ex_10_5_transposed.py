@@ -1,0 +1,16 @@
+"""10.5
+without transpose
+"""
+
+import torch
+
+
+class answer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, dequantize):
+        ctx.dequantize = dequantize
+        return x @ dequantize().T
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad @ ctx.dequantize().T, None
