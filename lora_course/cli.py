@@ -260,11 +260,12 @@ def bench_overhead(arguments: argparse.Namespace) -> int:
     from lora_course.device import describe_device
     from lora_course.experiments import overhead
 
+    busy = f", load average {os.getloadavg()[0]:.1f} before it began" if hasattr(os, "getloadavg") else ""
     try:
         rows = overhead.measure_overhead(arguments.rounds)
     except AssetError as error:
         return _problem(str(error))
-    machine = f"{describe_device(torch.device('cpu'))}, {platform.machine()}, torch {torch.__version__}"
+    machine = f"{describe_device(torch.device('cpu'))}, {platform.machine()}, torch {torch.__version__}{busy}"
     text = overhead.report(rows, machine)
     print(text)
     try:
