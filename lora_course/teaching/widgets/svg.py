@@ -79,13 +79,17 @@ def polyline(points: Sequence[tuple[float, float]], stroke: str, width: float = 
     return f'<polyline points="{where}" style="fill:none;stroke:{stroke};stroke-width:{width:g}"/>'
 
 
+def polygon(points: Sequence[tuple[float, float]], fill: str) -> str:
+    where = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return f'<polygon points="{where}" style="fill:{fill};stroke:{INK}"/>'
+
+
 def arrow(x1: float, y1: float, x2: float, y2: float) -> str:
     """A line with a head at its end; along one axis."""
     across = x1 != x2
     step = 6 if (x2 > x1 if across else y2 > y1) else -6
     sides = [(x2 - step, y2 - 4), (x2 - step, y2 + 4)] if across else [(x2 - 4, y2 - step), (x2 + 4, y2 - step)]
-    head = " ".join(f"{x:.1f},{y:.1f}" for x, y in [(x2, y2), *sides])
-    return line(x1, y1, x2, y2) + f'<polygon points="{head}" style="fill:{INK}"/>'
+    return line(x1, y1, x2, y2) + polygon([(x2, y2), *sides], INK)
 
 
 def heatmap(x: float, y: float, size: float, matrix: Tensor, largest: float) -> str:
