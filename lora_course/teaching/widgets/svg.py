@@ -18,6 +18,7 @@ from torch import Tensor
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 INK = "var(--jp-content-font-color1,#1b1b1b)"
+BLACK = "#1b1b1b"
 PAPER = "var(--jp-layout-color0,#ffffff)"
 WIDTH = 600  # of every picture, in units of which text is 13 to 16 high
 
@@ -52,11 +53,13 @@ def picture(title: str, summary: str, height: float, parts: Iterable[str]) -> Pi
     return Picture(title, summary, svg)
 
 
-def text(x: float, y: float, words: object, anchor: str = "start", size: int = 13, bold: bool = False) -> str:
-    """anchor: which end of the words is at x: start, middle or end."""
+def text(
+    x: float, y: float, words: object, anchor: str = "start", size: int = 13, bold: bool = False, ink: str = INK
+) -> str:
+    """anchor: which end of the words is at x: start, middle or end.  ink: BLACK on a light colour."""
     weight = ' font-weight="600"' if bold else ""
     place = f'x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}"'
-    return f'<text {place}{weight} style="fill:{INK}">{escape(str(words))}</text>'
+    return f'<text {place}{weight} style="fill:{ink}">{escape(str(words))}</text>'
 
 
 def rect(x: float, y: float, width: float, height: float, fill: str = "none", edge: bool = True, dash: str = "") -> str:
