@@ -131,7 +131,7 @@ def _graph(method: str, rank: int, tokens: int, groups: tuple[KeptGroup, ...], d
     middle = 134
     trains = {"lora": ("trained", "trained"), "lora_fa": ("frozen", "trained"), "vera": ("shared", "shared")}
     state_a, state_b = trains.get(method, ("trained", "trained"))
-    result = {"vera": "h = Wx + b * B(d * Ax)", "dora": "h = c * (Wx + sBAx)"}.get(method, "h = Wx + sBAx")
+    result = {"vera": "Wx + b * B(d * Ax)", "dora": "Wx + sBAx, times c"}.get(method, "h = Wx + sBAx")
     parts += [svg.line(256, up + 27, 526, up + 27)]
     parts += [svg.arrow(526, up + 27, 526, middle)]
     parts += [tensor(462, middle, result, f"{n} {OUT}", OUTPUTS)]
