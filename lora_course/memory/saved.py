@@ -38,13 +38,20 @@ class SavedTensors:
         self._numbers = itertools.count()
         self._not_counted = {storage_key(t): t for t in not_counted}  # held, so that no other gets their address
 
-    def by_module(self) -> dict[str, int]:
-        """Module name -> bytes, each storage once, for the module that saved it first. Weights do not count."""
-        seen, sizes = set(self._not_counted), {}
+    def tensors(self) -> list[Kept]:
+        """What is held now, each storage once, in the order of saving. Weights do not count."""
+        seen, first = set(self._not_counted), []
         for kept in sorted(self._kept, key=lambda kept: kept.number):
             if (key := storage_key(kept.tensor)) not in seen:
                 seen.add(key)
-                sizes[kept.module] = sizes.get(kept.module, 0) + kept.tensor.untyped_storage().nbytes()
+                first.append(kept)
+        return first
+
+    def by_module(self) -> dict[str, int]:
+        """Module name -> bytes, each storage once, for the module that saved it first. Weights do not count."""
+        sizes: dict[str, int] = {}
+        for kept in self.tensors():
+            sizes[kept.module] = sizes.get(kept.module, 0) + kept.tensor.untyped_storage().nbytes()
         return {module: size for module, size in sizes.items() if size}
 
     @contextlib.contextmanager

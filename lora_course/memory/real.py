@@ -1,0 +1,48 @@
+"""The step that `plan` predicts, taken for real: the same model, with random weights, on the CPU.
+
+To hold a plan against. The model is as large as it says, so this is for small ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lora_course.adapters.config import AdapterConfig
+from lora_course.adapters.inject import adapters, inject
+from lora_course.memory.measure import StepMemory, measure
+from lora_course.memory.models import known_config
+from lora_course.memory.plan import Situation, _batch, _build, _check, _optimizer
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+def take_step(model: str | PretrainedConfig, adapter: AdapterConfig | None = None, **situation: Any) -> StepMemory:
+    """Build the model, take the step, and say what it needed. Arguments as `plan`'s, but nothing is quantized.
+
+    The batch has padding where `plan`'s may have it. The generators of random numbers are put back.
+    Raises ValueError for what `plan` would refuse, and for a quantization.
+    """
+    from lora_course.assets.hub import quiet_transformers
+
+    config = known_config(model) if isinstance(model, str) else model
+    how = Situation(**situation)
+    _check(config, adapter, how)
+    if how.quantization:
+        raise ValueError("a step is taken with whole weights: leave quantization out")
+    with torch.random.fork_rng(devices=[]), quiet_transformers():
+        torch.manual_seed(0)
+        real = _build(config, how).train()
+        if adapter is not None:
+            heads = ["classifier"] if hasattr(real, "classifier") and not adapter.trainable else adapter.trainable
+            inject(real, replace(adapter, trainable=heads))
+            for layer in adapters(real).values():
+                for parameter in layer.parameters(recurse=False):
+                    parameter.data = parameter.data.to(how.adapter_dtype or how.dtype)
+        batch = _batch(config, how)
+        if how.padded:
+            batch["attention_mask"][0, -1] = 0  # a mask of ones alone is thrown away by the model
+        return measure(real, batch, optimizer=lambda model: _optimizer(model, how.optimizer))
