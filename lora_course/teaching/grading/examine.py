@@ -111,12 +111,14 @@ def _line(error: BaseException) -> int | None:
 
 
 def _is_built_on(answer: Any, reference: Any) -> bool:
-    if answer is reference:
-        return True
+    """Whether the answer is the reference, a subclass of it, or the same from a second import of its module."""
     if isinstance(answer, type) and isinstance(reference, type):
-        return reference in answer.__mro__
-    both = isinstance(answer, types.FunctionType) and isinstance(reference, types.FunctionType)
-    return both and answer.__code__ is reference.__code__
+        name = (reference.__module__, reference.__qualname__)
+        return any((kind.__module__, kind.__qualname__) == name for kind in answer.__mro__)
+    if isinstance(answer, types.FunctionType) and isinstance(reference, types.FunctionType):
+        mine, theirs = answer.__code__, reference.__code__
+        return mine == theirs and mine.co_filename == theirs.co_filename
+    return answer is reference
 
 
 def secret_folders(root: Path) -> list[str]:

@@ -1,8 +1,9 @@
 """The process that grades: loads the judge once, then forks a child for each answer and watches it.
 
-    python -m lora_course.teaching.grading.runner WORK isolated|open HIDDEN...
+    python -m lora_course.teaching.grading.runner WORK isolated|open|alone HIDDEN...
 reads one task a line (JSON, see `examine`) and answers {"result", "message"} a line. The child runs under limits, in a
-session of its own, in an empty folder; when it is done or out of bounds, everything that it started is killed.
+session of its own, in an empty folder; when it is done or out of bounds, everything that it started is killed. Where
+Python cannot fork ("alone"), this process judges one answer itself and ends.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ ANSWERS = "answer"
 
 
 def main() -> None:
-    work, isolated = Path(sys.argv[1]), sys.argv[2] == "isolated"
+    work, isolated, alone = Path(sys.argv[1]), sys.argv[2] == "isolated", sys.argv[2] == "alone"
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if isolated:
@@ -50,10 +51,12 @@ def main() -> None:
             if task["lesson"] not in warmed:
                 _warm(task["all_steps"], work, isolated)
                 warmed.add(task["lesson"])
-            result, message = run(task, work, isolated)
+            result, message = examine(task) if alone else run(task, work, isolated)
         except Exception as error:
             result, message = "error", f"the grader itself failed: {type(error).__name__}: {error}"
         _say(replies, {"result": result, "message": message})
+        if alone:
+            os._exit(0)  # whatever the answer left behind in here
 
 
 def _warm(steps: list[dict[str, str]], work: Path, isolated: bool) -> None:

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import json
 import os
-import selectors
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict
 from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
 from typing import Any
 
 from lora_course.teaching.grading.assignment import Assignment
 from lora_course.teaching.grading.examine import secret_folders
 from lora_course.teaching.grading.sandbox import Limits, in_namespaces, scrubbed_environment
 
+START_SECONDS_ALONE = 20  # importing the lesson's modules is part of each answer where nothing is forked
 START_SECONDS = 600  # importing torch from a cold disk, on a machine that does other things
 NOT_ISOLATED = (
     "Not isolated: {reason}. Answers ran under limits, in a temporary home and without credentials in their "
@@ -32,16 +33,21 @@ NOT_ISOLATED = (
 
 
 class RunnerDied(Exception):
-    """The runner ended, or said nothing in time."""
+    """The runner ended."""
+
+
+class RunnerSilent(RunnerDied):
+    """The runner said nothing in time."""
 
 
 class Worker:
     """course: the folder with solutions/. hidden: folders that answers must not see, where that can be refused.
-    isolate: False for a learner's own report, where there is nobody to be protected from."""
+    isolate: False for a learner's own report, where there is nobody to be protected from. forks: False makes a runner
+    for each answer instead of a fork, as Windows needs it."""
 
-    def __init__(self, course: Path, hidden: list[Path], isolate: bool = True):
-        self.course, self.hidden, self.isolate = course, hidden, isolate
-        self.notes: list[str] = []
+    def __init__(self, course: Path, hidden: list[Path], isolate: bool = True, forks: bool = hasattr(os, "fork")):
+        self.course, self.hidden, self.isolate, self.forks = course, hidden, isolate and forks, forks
+        self.notes: list[str] = [] if forks else [NOT_ISOLATED.format(reason="this system cannot fork processes")]
         self.process: subprocess.Popen[bytes] | None = None
         self.folder = Path(tempfile.mkdtemp(prefix="lora_course_grading_")).resolve()
         self.sent: set[str] = set()
@@ -68,15 +74,21 @@ class Worker:
             self.sent.add(assignment.number)
             self.process.stdin.write(json.dumps(task).encode() + b"\n")
             self.process.stdin.flush()
-            reply = self._reply(limits.seconds + 60 + START_SECONDS * first)
+            spare = 60 + START_SECONDS * first if self.forks else START_SECONDS_ALONE
+            reply = self._reply(limits.seconds + spare)
+            if not self.forks:
+                self._stop()
             return reply["result"], reply["message"]
+        except RunnerSilent:
+            self._stop()
+            return "error", f"ran longer than {limits.seconds:g} s and was stopped"
         except (RunnerDied, OSError):
             self._stop()
-            return "error", "the process that grades was killed while this answer ran"
+            return "error", "the process that grades ended while this answer ran"
 
     def _start(self) -> None:
         """Isolated if that is wanted and works; else open, with a note. Raises RunnerDied if neither starts."""
-        reason = "" if not self.isolate else "there is no unshare here"
+        reason = "there is no unshare here" if self.isolate else ""
         command = [sys.executable, "-P", "-m", "lora_course.teaching.grading.runner", str(self.folder)]
         hidden = [str(path.resolve()) for path in [*self.hidden, self.course / "solutions"]]
         inside = in_namespaces([*command, "isolated", *hidden]) if self.isolate else None
@@ -86,8 +98,8 @@ class Worker:
             except RunnerDied as error:
                 reason = f"this machine does not permit it ({error})"
         self.isolate = False
-        self.notes = [NOT_ISOLATED.format(reason=reason)] if reason else []
-        self._launch([*command, "open"])
+        self.notes += [NOT_ISOLATED.format(reason=reason)] if reason else []
+        self._launch([*command, "open" if self.forks else "alone"])
 
     def _launch(self, command: list[str]) -> None:
         with open(self.folder.with_suffix(".log"), "wb") as log:
@@ -103,17 +115,15 @@ class Worker:
             raise RunnerDied(lines[-1] if lines else "it ended without a word") from None
 
     def _reply(self, seconds: float) -> dict[str, Any]:
-        """One line from the runner. Raises RunnerDied if none comes in time."""
-        pipe, line, deadline = self.process.stdout.fileno(), b"", time.monotonic() + seconds
-        with selectors.DefaultSelector() as ready:
-            ready.register(pipe, selectors.EVENT_READ)
-            while not line.endswith(b"\n"):
-                if not ready.select(max(0.0, deadline - time.monotonic())):
-                    raise RunnerDied("it did not answer in time")
-                data = os.read(pipe, 1 << 16)
-                if not data:
-                    raise RunnerDied("it ended")
-                line += data
+        """One line from the runner. Raises RunnerSilent if none comes in time, RunnerDied if it ended."""
+        said: Queue[bytes] = Queue()
+        Thread(target=lambda pipe: said.put(pipe.readline()), args=(self.process.stdout,), daemon=True).start()
+        try:
+            line = said.get(timeout=seconds)
+        except Empty:
+            raise RunnerSilent("it did not answer in time") from None
+        if not line:
+            raise RunnerDied("it ended")
         return json.loads(line)
 
     def _stop(self) -> None:

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import xml.etree.ElementTree as ET
 
 import nbformat
@@ -15,11 +14,12 @@ from lora_course.teaching.grading import grade as module
 from lora_course.teaching.grading.assignment import load_assignments
 from lora_course.teaching.grading.grade import Class, Row, safe_name
 from lora_course.teaching.grading.report import class_page, grades_csv, junit_xml, learner_page
+from lora_course.teaching.grading.sandbox import Limits
 from lora_course.teaching.grading.screen import screen
+from lora_course.teaching.grading.worker import Worker
 from lora_course.teaching.source import lesson_paths, read_lesson
 from tests.teaching.grading.conftest import DOUBLE, REPOSITORY, SHIFT
 
-posix = pytest.mark.skipif(os.name != "posix", reason="grading forks, which Windows cannot")
 EVIL = "=HYPERLINK(\"http://x\")<script>alert(1)</script>\x00\x1b"
 
 
@@ -47,7 +47,6 @@ def graded(fixture_course, notebook, tmp_path_factory):
     return out, first
 
 
-@posix
 def test_the_table_has_a_line_for_each_exercise(graded):
     rows = [tuple(row[:3]) for row in csv.reader(io.StringIO(graded[1]))]
     assert rows == [
@@ -62,14 +61,12 @@ def test_the_table_has_a_line_for_each_exercise(graded):
     ]
 
 
-@posix
 def test_a_second_run_adds_what_is_new_and_keeps_the_rest(graded):
     out, first = graded
     second = (out / "grades.csv").read_text(encoding="utf-8")
     assert set(first.splitlines()) < set(second.splitlines()) and "emil,-,error" in second
 
 
-@posix
 def test_the_graded_copy_is_the_lesson_with_the_learners_cells(graded, fixture_course):
     out, _ = graded
     copy = nbformat.read(out / "copies" / f"{safe_name('alice/99_fixture')}.ipynb", as_version=4)
@@ -78,7 +75,6 @@ def test_the_graded_copy_is_the_lesson_with_the_learners_cells(graded, fixture_c
     nbformat.validate(copy)
 
 
-@posix
 def test_pages_exist_for_the_class_and_for_each_learner(graded):
     out, _ = graded
     page = (out / "index.html").read_text(encoding="utf-8")
@@ -108,7 +104,6 @@ def test_names_that_differ_get_files_that_differ():
     assert len(files) == len(names) and all(len(f) < 80 and "/" not in f and ".." not in f for f in files)
 
 
-@posix
 def test_a_learners_own_report(fixture_course, notebook, tmp_path, monkeypatch, capsys):
     path = tmp_path / "99_fixture.ipynb"
     path.write_text(json.dumps(notebook(double="def double(x):\n    return x * x\n", shift=SHIFT)), encoding="utf-8")
@@ -141,3 +136,11 @@ def test_every_lesson_can_be_graded_and_no_right_answer_is_screened_out():
             assert screen(cell.source, object()) is None, exercise_id
     for path in answer_files(REPOSITORY / "tests" / "right_answers"):
         assert screen(path.read_text(encoding="utf-8"), load_answer) is None, path.name
+
+
+def test_without_forks_each_answer_gets_a_runner_and_the_report_says_so(fixture_course, assignment):
+    with Worker(fixture_course, [], forks=False) as worker:
+        first = worker.examine(assignment, "99.1", {"99.1": DOUBLE}, Limits(seconds=120))
+        second = worker.examine(assignment, "99.1", {"99.1": "import os\nos._exit(0)\n"}, Limits(seconds=120))
+    assert (first[0], second) == ("right", ("error", "the process that grades ended while this answer ran"))
+    assert "cannot fork" in worker.notes[0]

@@ -15,7 +15,7 @@ import pytest
 from lora_course.teaching.grading.sandbox import Limits
 from tests.teaching.grading.conftest import DOUBLE, SHIFT
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="grading forks, which Windows cannot")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="what is prevented here needs processes as POSIX has them")
 CHECKS = "tests.teaching.fixture_course.fixture_checks"
 
 
@@ -98,13 +98,13 @@ def test_ending_the_process_is_told(grade, way):
     expect(rows, "error", "before the check had finished")
 
 
-def test_killing_every_process_it_can_reach_kills_itself_alone(grade, worker):
+def test_killing_every_process_it_can_reach_finds_none(grade, worker):
     if worker.process is None:
         grade(double=DOUBLE)
     if not worker.isolate:
         pytest.skip("without namespaces this would reach the processes of whoever runs the tests")
-    rows = grade(double="import os\ndef double(x):\n    os.kill(-1, 9)\n    os._exit(3)\n", shift=SHIFT)
-    expect(rows, "error", "ended with exit code 3")
+    rows = grade(double="import os\ndef double(x):\n    os.kill(-1, 9)\n    return 2 * x\n", shift=SHIFT)
+    expect(rows, "wrong", "ProcessLookupError")
     assert worker.process.poll() is None
 
 
@@ -178,9 +178,9 @@ def test_deleting_files_deletes_none(grade, worker, tmp_path):
 
 
 def test_what_an_answer_writes_is_gone_for_the_next(grade, worker):
-    write = "import pathlib\npathlib.Path.home().joinpath('note').write_text('x')\n" + DOUBLE
+    write = "import pathlib\npathlib.Path.home().joinpath('note').write_text('x')\ndef double(x):\n    return x * x\n"
     read = SHIFT + "\nimport os\nassert os.listdir(os.path.expanduser('~')) == [], os.listdir('.')\n"
-    expect(grade(double=write, shift=read), "right", "Verified")
+    expect(grade(double=write, shift=read), "wrong", "Likely:")
 
 
 def test_there_is_no_network(grade, worker):
