@@ -38,7 +38,7 @@ def graded(fixture_course, notebook, tmp_path_factory):
         (submissions / f"{name}.ipynb").write_text(content, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(fixture_course)
-        command = ["grade", str(submissions), "--out", str(out), "--seconds", "120"]
+        command = ["grade", str(submissions), "--out", str(out), "--seconds", "120", "--jobs", "2"]
         assert cli.main(command) == 0
         first = (out / "grades.csv").read_text(encoding="utf-8")
         (submissions / "emil.ipynb").write_text("no", encoding="utf-8")
