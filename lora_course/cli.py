@@ -3,7 +3,8 @@
     doctor   is everything here that the lessons need?      fetch   models and data, once
     lab      JupyterLab on lesson 00                        build   notebooks from their sources
     table    the README's table of methods, measured        bench   whole comparisons, minutes
-    plan     the memory of a training step, predicted
+    plan     the memory of a training step, predicted      check   is my notebook right?
+    grade    a folder of notebooks, for instructors
 Each command is a function from parsed arguments to an exit code: 0 all well, 1 a problem was found, 2 the command
 line makes no sense. What a command alone needs is imported inside it.
 """
@@ -16,7 +17,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 START = Path("notebooks") / "00_start.ipynb"
@@ -153,6 +154,29 @@ def make_parser() -> argparse.ArgumentParser:
     added.add_argument("--checkpointing", action="store_true", help="compute every block again in the backward pass")
     added.add_argument("--quantization", metavar="NAME", help="nf4 or nf4-double, of the frozen linear layers")
     added.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    added = command(
+        check,
+        "say which exercises of a notebook are right",
+        "Runs the exercises of a notebook, and nothing else of it, and says for each whether it is right, wrong (and\n"
+        "what is wrong) or unsolved. Seconds. Exits with 0 if all that is solved is right.\n\n"
+        "  lora-course check notebooks/02_the_lora_layer.ipynb",
+    )
+    added.add_argument("notebook", type=Path)
+    added.add_argument("--seconds", type=_whole, default=120, metavar="N", help="for one exercise, by default 120")
+    added = command(
+        grade,
+        "grade a folder of notebooks (for instructors)",
+        "Takes the exercise cells of every .ipynb under SUBMISSIONS, puts them into the lesson as its source builds\n"
+        "it, and judges them, each in a process of its own under limits. Writes grades.csv, grades.xml (JUnit) and\n"
+        "HTML pages. The same command again grades only what is new. What is prevented and what is not is said in\n"
+        "solutions/GRADING.md.\n\n"
+        "  lora-course grade submissions/ --out report/ --jobs 4",
+    )
+    added.add_argument("submissions", type=Path, help="alice/02_the_lora_layer.ipynb, bob/..., or files side by side")
+    added.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the report goes")
+    added.add_argument("--jobs", type=_whole, default=1, metavar="N", help="at once, by default 1; 1 GiB each")
+    added.add_argument("--seconds", type=_whole, default=60, metavar="N", help="for one exercise, by default 60")
+    added.add_argument("--memory", type=_whole, default=4096, metavar="MIB", help="for one exercise, by default 4096")
     return parser
 
 
@@ -340,6 +364,46 @@ def plan(arguments: argparse.Namespace) -> int:
         except OSError as error:
             return _problem(str(error))
     return 0
+
+
+def check(arguments: argparse.Namespace) -> int:
+    from lora_course.teaching.grading.learner import check_notebook
+
+    return _with_sources(lambda root: check_notebook(root, arguments.notebook, arguments.seconds))
+
+
+def grade(arguments: argparse.Namespace) -> int:
+    from lora_course.teaching.grading.grade import Limits, grade_folder, in_words
+    from lora_course.teaching.grading.report import write_reports
+
+    if not arguments.submissions.is_dir():
+        return _problem(f"{arguments.submissions} is not a folder", code=2)
+    if not (arguments.seconds and arguments.memory and arguments.jobs):
+        return _problem("--seconds, --memory and --jobs are 1 or more", code=2)
+
+    def run(root: Path) -> int:
+        limits = Limits(seconds=arguments.seconds, memory=arguments.memory)
+        graded = grade_folder(root, arguments.submissions, arguments.out, arguments.jobs, limits, say=print)
+        write_reports(graded, arguments.out)
+        for note in graded.notes:
+            print(note, file=sys.stderr)
+        print(f"{in_words(graded.rows) or 'no notebook found'}. Written to {arguments.out}: grades.csv, index.html.")
+        return 0 if graded.rows else 1
+
+    return _with_sources(run)
+
+
+def _with_sources(run: Callable[[Path], int]) -> int:
+    """Runs what needs the lessons' sources, and says what is missing where they cannot be had."""
+    root = course_folder(Path("solutions"))
+    if root is None:
+        return _problem("no solutions/ here or beside the package: run this command in a clone of the repository.")
+    from lora_course.teaching.source import SourceError
+
+    try:
+        return run(root)
+    except (SourceError, OSError) as error:
+        return _problem(str(error))
 
 
 def course_folder(wanted: Path) -> Path | None:

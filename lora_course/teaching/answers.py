@@ -40,19 +40,19 @@ def answer_from_cells(lesson: Lesson, exercise_id: str, student: bool) -> Any:
         if cell.exercise == exercise_id and student:
             source = cell.for_student()
         elif not cell.exercise and "setup" not in cell.tags:
-            source = _imports(source)
+            source = imports_of(source)
         exec(compile(source, f"<{lesson.slug}, line {cell.line}>", "exec", dont_inherit=True), vars(module))
         if cell.exercise == exercise_id:
             break
-    return eval(_checked_expression(lesson, exercise_id), vars(module))
+    return eval(checked_expression(lesson, exercise_id), vars(module))
 
 
-def _imports(source: str) -> str:
+def imports_of(source: str) -> str:
     nodes = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
     return "\n".join(ast.unparse(node) for node in nodes)
 
 
-def _checked_expression(lesson: Lesson, exercise_id: str) -> str:
+def checked_expression(lesson: Lesson, exercise_id: str) -> str:
     """X of `check("02.1", X)` in the check cell."""
     for node in ast.walk(ast.parse(lesson.checks[exercise_id].source)):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "check" and len(node.args) == 2:
