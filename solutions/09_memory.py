@@ -10,7 +10,7 @@
 # - checkpoint blocks, say what that costs in time, and recognise three ways of doing it that save nothing or break training;
 # - take apart a claim such as "8.2 GB down to 2.4 GB".
 #
-# **Time and memory.** About 110 minutes, most of them yours: the cells take about two minutes on two CPU cores, and up to 3 GiB of memory.
+# **Time and memory.** About 110 minutes, most of them yours: the cells take about a minute and a half on two CPU cores, and about 2.2 GiB of memory.
 
 # %%
 import statistics

@@ -165,7 +165,8 @@ def _whole(tensors):
 
 def chunked_loss(hidden, weight, labels, chunk):
     hidden = hidden.detach().requires_grad_()
-    loss = chunked_cross_entropy(hidden, weight.detach(), labels, chunk=chunk)
+    with torch.enable_grad():  # also where it is called from inside an autograd Function
+        loss = chunked_cross_entropy(hidden, weight.detach(), labels, chunk=chunk)
     return loss.detach(), torch.autograd.grad(loss, hidden)[0]
 
 
