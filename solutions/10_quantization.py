@@ -10,7 +10,7 @@
 # - fine-tune a language model over a 4-bit base that *your* code packed, next to the same in float32, and read off what was lost and what was saved;
 # - say why the result must not simply be merged.
 #
-# **Time and memory.** About 120 minutes, most of them yours: the cells take about three minutes on two CPU cores, and about 2.5 GiB of memory.
+# **Time and memory.** About 120 minutes, most of them yours: the cells take a little over two minutes on a CPU, and about 3.5 GiB of memory.
 
 # %%
 import math
@@ -398,7 +398,7 @@ for name, weights in (("encoder", real), ("normal", normal)):
     )
 
 # %% [markdown]
-# Each bit less roughly doubles the error; NF4 sits a little below the line of equal steps, at the same number of bits. That is worth having, and it is a modest gain: most of what makes 4 bits work is the blocks.
+# Each bit less doubles the error or more; NF4 sits a little below the line of equal steps, at the same number of bits. That is worth having, and it is a modest gain: most of what makes 4 bits work is the blocks.
 #
 # Is the course's NF4 the one that everybody uses? If bitsandbytes is installed, the next cell asks it.
 
@@ -770,7 +770,7 @@ score("merged, then NF4 again", qlora)
 print("merged, then NF4 again, minus QLoRA  : {:+.3f} ± {:.3f} nats a token".format(*gap(results["merged, then NF4 again"], q)))
 
 # %% [markdown]
-# So: keep the adapter beside the 4-bit base, or merge into whole weights and pay for whole weights.
+# Merged and quantized again, the model is nearly the untouched one: training is undone. So keep the adapter beside the 4-bit base, or merge into whole weights and pay for whole weights.
 #
 # ## LoftQ: start where quantization stopped
 #
@@ -791,12 +791,12 @@ with torch.no_grad():
 print(text_table(rows))
 
 # %% [markdown]
-# The error of rounding is nearly noise: its singular values are almost equal, so few directions hold little of it. At rank 8 there is little to gain; at rank 64, on matrices this small, a good part. At 2 or 3 bits, where the error is larger, LoftQ's paper shows more.
+# The error of rounding is nearly noise: its singular values are almost equal, so few directions hold little of it. At rank 8 there is little to gain; at rank 64, on matrices this small, a good part. LoftQ's paper finds its largest gains at 2 bits, where plain quantization breaks down.
 #
 # ## A sober verdict
 #
 # - **How few bits?** Int8 is hard to tell from float32. Four bits are not free here: look at the gap between "NF4, untouched" and "float32, untouched", and at what is left of it after training. The adapter makes up for a part of it, not for all. The QLoRA paper
-#   reports no loss against 16 bits, for models fifty to five hundred times as large and runs of thousands of steps. Ours is small, had been through four bits once before, and was trained for a few dozen steps with one seed.
+#   reports no loss against 16 bits, for models fifty to five hundred times as large and runs far longer. Ours is small, had been through four bits once before, and was trained for a few dozen steps with one seed.
 # - **Memory.** The weights shrink, and nothing else does: gradients, optimizer and what is saved for the backward pass are those of LoRA. For a large model in a small batch that is nearly everything; for a small model in a large batch it is not much.
 # - **Time.** Nothing gets faster. Each step unpacks every weight twice, on top of the same products. Per weight that costs the same for one token or a thousand, so large batches hardly notice. A GPU with kernels made for it pays less; it still pays.
 # - **So:** if the base fits in 16 bits, LoRA over it is simpler, faster and can be merged. If it does not fit, QLoRA is the difference between a fine-tune and none.
