@@ -6,6 +6,7 @@ The layer has the shape of the packaged encoder's feed-forward layers, where d a
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -48,6 +49,7 @@ def row(method: str) -> list[str]:
     ]
 
 
+@cache
 def costs(method: str) -> tuple[int, int]:
     """(numbers trained, bytes saved for backward) of the layer of this page, both counted on the layer itself."""
     with torch.random.fork_rng(devices=[]):
