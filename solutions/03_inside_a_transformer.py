@@ -15,7 +15,6 @@
 
 # %%
 import copy
-import logging
 import pickle
 import statistics
 import tempfile
@@ -663,9 +662,6 @@ print(
 # The last model was wrapped by your own function. If its modules sit where they should, under the names that they should have, the rest of the world can read it.
 
 # %%
-logging.getLogger("bitsandbytes").setLevel(
-    logging.ERROR
-)  # PEFT imports it if it is there; it reports an extra it lacks
 from peft import PeftModel
 
 inputs = tokenizer(
