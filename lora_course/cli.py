@@ -297,7 +297,7 @@ def bench_overhead(arguments: argparse.Namespace) -> int:
             numbers = json.dumps(overhead.as_json(rows), indent=1)
             replace_files({arguments.json: lambda new: new.write_text(numbers, encoding="utf-8")})
         _into_benchmarks(arguments.out, "overhead", text)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         return _problem(str(error))
     print(f"Written to {arguments.out}{f' and {arguments.json}' if arguments.json else ''}.")
     return 0
@@ -306,10 +306,11 @@ def bench_overhead(arguments: argparse.Namespace) -> int:
 def _into_benchmarks(path: Path, name: str, made: str) -> None:
     """Put one section into the file of benchmarks; the others stay."""
     from lora_course.atomic import replace_files
-    from lora_course.tables import put_section
+    from lora_course.tables import put_between
 
     old = path.read_text(encoding="utf-8") if path.exists() else BENCHMARKS
-    text = put_section(old, name, made)
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    text = put_between(old if begin in old else f"{old.rstrip()}\n\n{begin}\n{end}\n", begin, end, made)
     replace_files({path: lambda new: new.write_text(text, encoding="utf-8")})
 
 
@@ -331,7 +332,7 @@ def bench_methods(arguments: argparse.Namespace) -> int:
     if arguments.benchmarks:
         try:
             _into_benchmarks(arguments.benchmarks, "methods", report.replace("# ", "## ", 1))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             return _problem(str(error))
     print(f"Written to {arguments.out}: report.md, results.csv, results.json, and runs/ with every history.")
     return 0

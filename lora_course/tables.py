@@ -40,9 +40,8 @@ def in_units(size: int) -> str:
     return f"{size} B"
 
 
-def put_section(text: str, name: str, made: str) -> str:
-    """`text` with `made` between the lines <!-- name --> and <!-- /name -->; at its end, if it has no such lines."""
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    before, found, rest = text.partition(begin)
-    after = rest.partition(end)[2] if found else "\n"
-    return f"{before if found else before.rstrip() + chr(10) * 2}{begin}\n{made.strip()}\n{end}{after}"
+def put_between(text: str, begin: str, end: str, made: str) -> str:
+    """`text` with `made` in place of what is between two lines. Raises ValueError unless both are there once."""
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(end) < text.index(begin):
+        raise ValueError(f"needs the lines {begin} and {end}, each once and in this order")
+    return f"{text[: text.index(begin)]}{begin}\n{made.strip()}\n{text[text.index(end) :]}"

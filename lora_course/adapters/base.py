@@ -81,6 +81,7 @@ class Adapter(nn.Module):
 
     kinds: ClassVar[tuple[LayerKind, ...]] = ("linear", "conv1d", "embedding")  # what the method is defined for
     has_dropout: ClassVar[bool] = True
+    changes_base: ClassVar[bool] = False  # whether it begins by giving the layer another base weight
 
     # How files name the method and its settings; peft_format.py reads and writes them.
     peft_type: ClassVar[str | None] = None  # None: PEFT does not have the method
@@ -119,6 +120,8 @@ class Adapter(nn.Module):
 
         Called once by `inject`, after `check`. May refuse with ValueError; changes nothing.
         """
+        if cls.changes_base:
+            refuse_shared_weights(model, targets, config.method)
         return {}
 
     @staticmethod

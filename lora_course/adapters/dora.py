@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lora_course.adapters import fused
 from lora_course.adapters.base import weight_view
 from lora_course.adapters.config import AdapterConfig
+from lora_course.adapters.dropout import dropped
 from lora_course.adapters.lora import LoRA
 
 
@@ -58,13 +59,13 @@ class DoRA(LoRA):
         if fused.usable(self, x, self.lora_A, self.lora_B):
             c = self.stretch().to(x.dtype)
             A, B = self.lora_A, self.lora_B
-            return fused.DoRAStep.apply(x, self.dropped(x), self.base_layer, A, B, c, self.scaling)
+            return fused.DoRAStep.apply(x, dropped(self.dropout, x), self.base_layer, A, B, c, self.scaling)
         h = self.base_layer(x)  # (..., out)
         if self.merged:
             return h
-        Wx, dropped = h, self.dropped(x)
-        if dropped is not None:
-            x, Wx = dropped, self.base_layer(dropped)
+        Wx, branch = h, dropped(self.dropout, x)
+        if branch is not None:
+            x, Wx = branch, self.base_layer(branch)
         if self.bias is not None:
             Wx = Wx - self.bias
         delta = F.linear(self.project_in(x, self.lora_A), self.lora_B) * self.scaling  # (..., out)

@@ -33,6 +33,11 @@ class SharedDropout(nn.Dropout):
         return _LAST.get(x, self.p)
 
 
+def dropped(dropout: nn.Module, x: Tensor) -> Tensor | None:
+    """x after dropout; None if nothing is dropped now."""
+    return dropout(x) if dropout.training and isinstance(dropout, SharedDropout) else None
+
+
 class _Drop(torch.autograd.Function):
     """x where `keep`, times `scale`; keeps the mask for the backward pass, not x."""
 
@@ -50,12 +55,12 @@ class _Drop(torch.autograd.Function):
 
 def drop(x: Tensor, p: float) -> Tensor:
     """x with each entry zeroed with probability p and the others divided by 1 - p."""
-    dropped = round(p * 2**16)  # of 65 536 equally likely values
-    if x.device.type != "cpu" or not 0 < dropped < 2**16 or torch._C._are_functorch_transforms_active():
+    zeros = round(p * 2**16)  # of 65 536 equally likely values
+    if x.device.type != "cpu" or not 0 < zeros < 2**16 or torch._C._are_functorch_transforms_active():
         return torch.native_dropout(x, p, True)[0]
     bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    keep = (bits[: x.numel()] >= dropped - 2**15).view(x.shape)
-    return _Drop.apply(x, keep, 2**16 / (2**16 - dropped))
+    keep = (bits[: x.numel()] >= zeros - 2**15).view(x.shape)
+    return _Drop.apply(x, keep, 2**16 / (2**16 - zeros))
 
 
 class _LastResult:

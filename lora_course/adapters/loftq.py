@@ -11,12 +11,12 @@ the smaller r and the flatter their spectrum, the less there is to gain. W itsel
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from lora_course.adapters.base import at_least_float32, is_packed, refuse_shared_weights, weight_view
+from lora_course.adapters.base import at_least_float32, is_packed, weight_view
 from lora_course.adapters.config import AdapterConfig
 from lora_course.adapters.lora import LoRA
 from lora_course.adapters.pissa import best_factors, check_decomposable
@@ -33,6 +33,7 @@ class LoftQ(LoRA):
     """
 
     kinds = ("linear", "conv1d")
+    changes_base = True
     peft_type = None  # PEFT's LORA files do not hold the base they belong to
     rounds: ClassVar[int] = 5
 
@@ -42,11 +43,6 @@ class LoftQ(LoRA):
         if is_packed(base_layer):
             raise ValueError("loftq quantizes the base itself, from the whole weight: inject it without quantize_base")
         check_decomposable(base_layer, config)
-
-    @classmethod
-    def prepare(cls, model: nn.Module, targets: Mapping[str, nn.Module], config: AdapterConfig) -> dict[str, Any]:
-        refuse_shared_weights(model, targets, config.method)
-        return {}
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lora_course.adapters import fused
 from lora_course.adapters.base import Adapter, at_least_float32
 from lora_course.adapters.config import AdapterConfig
-from lora_course.adapters.dropout import SharedDropout
+from lora_course.adapters.dropout import SharedDropout, dropped
 
 
 class LoRA(Adapter):
@@ -54,17 +54,15 @@ class LoRA(Adapter):
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in), or token ids (...) on an embedding; returns (..., out)."""
         if fused.usable(self, x, self.lora_A, self.lora_B):
-            return fused.LoRAStep.apply(x, self.dropped(x), self.base_layer, self.lora_A, self.lora_B, self.scaling)
+            return fused.LoRAStep.apply(
+                x, dropped(self.dropout, x), self.base_layer, self.lora_A, self.lora_B, self.scaling
+            )
         h = self.base_layer(x)  # (..., out)
         if self.merged:
             return h
         a = self.project_in(self.dropout(x), self.lora_A)  # (..., r)
         delta = nn.functional.linear(a, self.lora_B) * self.scaling  # (..., out)
         return h + delta.to(h.dtype)
-
-    def dropped(self, x: Tensor) -> Tensor | None:
-        """x after dropout; None if nothing is dropped now."""
-        return self.dropout(x) if self.training and isinstance(self.dropout, SharedDropout) else None
 
     def delta_weight(self) -> Tensor:
         """s B A, (out, in). In half precision the product is taken in float32."""

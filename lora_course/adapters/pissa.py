@@ -11,14 +11,12 @@ With A_0, B_0 for their start, W + s (B A - B_0 A_0) is a plain LoRA of rank 2 r
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lora_course.adapters.base import at_least_float32, is_packed, refuse_shared_weights, weight_view
+from lora_course.adapters.base import at_least_float32, is_packed, weight_view
 from lora_course.adapters.config import AdapterConfig
 from lora_course.adapters.lora import LoRA
 
@@ -34,6 +32,7 @@ class PiSSA(LoRA):
     """
 
     kinds = ("linear", "conv1d")
+    changes_base = True
 
     @classmethod
     def check(cls, base_layer: nn.Module, config: AdapterConfig) -> None:
@@ -44,11 +43,6 @@ class PiSSA(LoRA):
                 "in place of quantize_base, or another method after it"
             )
         check_decomposable(base_layer, config)
-
-    @classmethod
-    def prepare(cls, model: nn.Module, targets: Mapping[str, nn.Module], config: AdapterConfig) -> dict[str, Any]:
-        refuse_shared_weights(model, targets, config.method)
-        return {}
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

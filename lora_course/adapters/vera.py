@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lora_course.adapters import fused
 from lora_course.adapters.base import Adapter, at_least_float32, weight_view
 from lora_course.adapters.config import AdapterConfig
-from lora_course.adapters.dropout import SharedDropout
+from lora_course.adapters.dropout import SharedDropout, dropped
 
 
 class SharedPair(nn.Module):
@@ -80,13 +80,13 @@ class VeRA(Adapter):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in); returns (..., out)."""
-        A, B = self.slices()
-        if fused.usable(self, x, A, self.vera_lambda_b):
-            dropped = self.dropout(x) if self.config.dropout else None
-            return fused.VeRAStep.apply(x, dropped, self.base_layer, A, B, self.vera_lambda_d, self.vera_lambda_b)
+        if fused.usable(self, x, self.vera_lambda_d, self.vera_lambda_b):
+            branch, vectors = dropped(self.dropout, x), (self.vera_lambda_d, self.vera_lambda_b)
+            return fused.VeRAStep.apply(x, branch, self.base_layer, *self.slices(), *vectors)
         h = self.base_layer(x)  # (..., out)
         if self.merged:
             return h
+        A, B = self.slices()
         a = self.vera_lambda_d * self.project_in(self.dropout(x), A)  # (..., r)
         delta = self.vera_lambda_b * F.linear(a, B)  # (..., out)
         return h + delta.to(h.dtype)

@@ -17,7 +17,7 @@ from lora_course.adapters.config import AdapterConfig
 from lora_course.adapters.oracles import FOUR, ORACLES, Oracle
 from lora_course.atomic import replace_files
 from lora_course.memory import measure
-from lora_course.tables import markdown_table
+from lora_course.tables import markdown_table, put_between
 
 IN, OUT, RANK, ALPHA, TOKENS = 384, 1536, 8, 16, 256
 BEGIN, END = "<!-- methods-table: made by lora-course table -->", "<!-- /methods-table -->"
@@ -75,15 +75,8 @@ def tolerance(oracle: Oracle) -> str:
 
 
 def section() -> str:
-    """The markers and what stands between them."""
-    return f"{BEGIN}\n{markdown_table(methods_table())}\n\n{NOTE}\n{END}"
-
-
-def with_section(text: str, made: str) -> str:
-    """`text` with `made` in place of what is between the markers. Raises ValueError unless both are there once."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
-        raise ValueError(f"needs the lines {BEGIN} and {END}, each once and in this order")
-    return text[: text.index(BEGIN)] + made + text[text.index(END) + len(END) :]
+    """What stands between the markers."""
+    return f"{markdown_table(methods_table())}\n\n{NOTE}"
 
 
 def update(readme: Path, check: bool = False) -> bool:
@@ -92,7 +85,7 @@ def update(readme: Path, check: bool = False) -> bool:
     """
     text = readme.read_text(encoding="utf-8")
     try:
-        made = with_section(text, section())
+        made = put_between(text, BEGIN, END, section())
     except ValueError as error:
         raise ValueError(f"{readme}: {error}") from None
     if made != text and not check:

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from lora_course.adapters.base import weight_view
 from lora_course.adapters.config import AdapterConfig
 from lora_course.adapters.inject import find_targets, inject
-from lora_course.memory.saved import SavedTensors
+from lora_course.memory.measure import measure
 
 ALPHA = 16
 CASES = [("lora", 8), ("lora_fa", 8), ("dora", 8), ("vera", 8), ("vera", 256)]  # method and rank
@@ -159,12 +159,7 @@ def peft_model(model: nn.Module, config: AdapterConfig) -> nn.Module:
 
 
 def saved_bytes(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> int:
-    saved = SavedTensors([*model.parameters(), *model.buffers()])
-    with saved.record(model):
-        value = loss(model)
-    total = sum(saved.by_module().values())
-    del value
-    return total
+    return measure(model, None, loss=lambda model, _: loss(model)).saved
 
 
 # ------------------------------------------------------------------ the floor

@@ -145,18 +145,25 @@ def _quantizable(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if layer_kind(m) in ("linear", "conv1d") and m not in outputs]
 
 
+def _put_adapters(model: nn.Module, adapter: AdapterConfig, how: Situation) -> None:
+    """Inject, in the dtype of the situation; a classification head is trained along."""
+    if hasattr(model, "classifier") and not adapter.trainable:
+        adapter = replace(adapter, trainable=["classifier"])
+    inject(model, adapter)
+    for layer in adapters(model).values():
+        for parameter in layer.parameters(recurse=False):
+            parameter.data = parameter.data.to(how.adapter_dtype or how.dtype)
+
+
 def _adapt(model: nn.Module, adapter: AdapterConfig | None, how: Situation) -> None:
     if adapter is None:
         return
     method = adapter.method
-    if hasattr(model, "classifier") and not adapter.trainable:
-        adapter = replace(adapter, trainable=["classifier"])
     with mock.patch.object(nn.init, "trunc_normal_", lambda tensor, **_: tensor):  # it looks at what it has drawn
-        inject(model, replace(adapter, method="lora") if method in LIKE_LORA else adapter)
-    for layer in adapters(model).values():
-        for name, tensor in layer.named_parameters(recurse=False):
-            tensor.data = tensor.data.to(how.adapter_dtype or how.dtype)
-            if method in ("pissa", "olora"):
+        _put_adapters(model, replace(adapter, method="lora") if method in LIKE_LORA else adapter, how)
+    if method in ("pissa", "olora"):
+        for layer in adapters(model).values():
+            for name, tensor in [*layer.named_parameters(recurse=False)]:
                 layer.register_buffer(f"initial_{name}", torch.empty_like(tensor, requires_grad=False))
 
 

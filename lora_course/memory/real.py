@@ -5,16 +5,14 @@ To hold a plan against. The model is as large as it says, so this is for small o
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lora_course.adapters.config import AdapterConfig
-from lora_course.adapters.inject import adapters, inject
 from lora_course.memory.measure import StepMemory, measure
 from lora_course.memory.models import known_config
-from lora_course.memory.plan import Situation, _batch, _build, _check, _optimizer
+from lora_course.memory.plan import Situation, _batch, _build, _check, _optimizer, _put_adapters
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -37,11 +35,7 @@ def take_step(model: str | PretrainedConfig, adapter: AdapterConfig | None = Non
         torch.manual_seed(0)
         real = _build(config, how).train()
         if adapter is not None:
-            heads = ["classifier"] if hasattr(real, "classifier") and not adapter.trainable else adapter.trainable
-            inject(real, replace(adapter, trainable=heads))
-            for layer in adapters(real).values():
-                for parameter in layer.parameters(recurse=False):
-                    parameter.data = parameter.data.to(how.adapter_dtype or how.dtype)
+            _put_adapters(real, adapter, how)
         batch = _batch(config, how)
         if how.padded:
             batch["attention_mask"][0, -1] = 0  # a mask of ones alone is thrown away by the model

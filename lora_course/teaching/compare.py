@@ -86,6 +86,17 @@ def in_one_line(text: str) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 4] + " ..."
 
 
+def expect_subclass(answer: Any, base: type, name: str) -> None:
+    """Raises Wrong unless the answer is a class made from `base`. name: what the exercise calls it."""
+    if not (isinstance(answer, type) and issubclass(answer, base)):
+        raise Wrong(
+            f"{name} is a subclass of {base.__name__}",
+            yours=answer,
+            expected=f"class {name}({base.__name__}): ...",
+            likely="pass the class itself to check, not an object made from it",
+        )
+
+
 def expect_close(
     name: str, yours: Any, expected: Any, likely: str | None = None, atol: float = 1e-5, rtol: float = 1e-4
 ) -> None:

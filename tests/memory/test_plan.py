@@ -8,34 +8,16 @@ import pytest
 import torch
 from transformers import GPT2Config, LlamaConfig
 
-from lora_course import AdapterConfig, adapters, cli, inject
+from lora_course import AdapterConfig, cli
 from lora_course.adapters import METHODS
-from lora_course.memory import measure, plan
+from lora_course.memory import plan
 from lora_course.memory.extrapolate import extended, numbers, on_lines, with_layers
 from lora_course.memory.models import MODELS, known_config
+from lora_course.memory.real import take_step
 
 planning = importlib.import_module("lora_course.memory.plan")
 Situation, plan_whole = planning.Situation, planning.plan_whole
 BF16 = torch.bfloat16
-
-
-def measured(config, adapter, how):
-    """The same step with real weights, on a batch with padding (a mask of ones is thrown away by the model)."""
-    torch.manual_seed(0)
-    model = planning._build(config, how).train()
-    if adapter is not None:
-        inject(model, dataclasses.replace(adapter, trainable=["classifier"] if hasattr(model, "classifier") else []))
-        for layer in adapters(model).values():
-            for p in layer.parameters(recurse=False):
-                p.data = p.data.to(how.adapter_dtype or how.dtype)
-    ids = torch.randint(5, 100, (how.batch, how.sequence))
-    batch = {"input_ids": ids, "labels": torch.zeros(how.batch, dtype=torch.long)}
-    if not planning.is_encoder(config):
-        batch["labels"] = ids.clone()
-    if how.padded:
-        batch["attention_mask"] = torch.ones_like(ids)
-        batch["attention_mask"][0, -3:] = 0
-    return measure(model, batch, optimizer=lambda model: planning._optimizer(model, how.optimizer))
 
 
 REAL = [  # model, layers of it, adapter, how
@@ -62,7 +44,7 @@ REAL = [  # model, layers of it, adapter, how
 def test_planned_is_measured(name, layers, adapter, how):
     """Byte for byte: it is the same code, on the same shapes."""
     config = with_layers(known_config(name), layers)
-    planned, real = plan(config, adapter, **how), measured(config, adapter, Situation(**how))
+    planned, real = plan(config, adapter, **how), take_step(config, adapter, **how)
     assert planned.saved_by_module == real.saved_by_module
     assert planned.phase_peaks == real.phase_peaks
     for field in ("parameters", "buffers", "gradients", "optimizer_state"):
@@ -75,7 +57,7 @@ def test_every_method_can_be_planned(method):
     config = with_layers(known_config("minilm"), 1)
     config.vocab_size = 200
     planned = plan(config, AdapterConfig(method, 4), sequence=20)
-    real = measured(config, AdapterConfig(method, 4), Situation(sequence=20))
+    real = take_step(config, AdapterConfig(method, 4), sequence=20)
     assert (planned.parameters, planned.saved, planned.peak) == (real.parameters, real.saved, real.peak)
     assert planned.buffers == real.buffers
 
@@ -84,7 +66,7 @@ def test_loftq_is_planned_as_the_quantized_base_that_it_makes():
     config = with_layers(known_config("minilm"), 1)
     config.vocab_size = 200
     planned = plan(config, AdapterConfig("loftq", 4), sequence=20)
-    real = measured(config, AdapterConfig("loftq", 4), Situation(sequence=20))
+    real = take_step(config, AdapterConfig("loftq", 4), sequence=20)
     assert planned.saved == real.saved
     assert planned.parameters + planned.buffers == pytest.approx(real.parameters + real.buffers, rel=0.01)
 

@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from lora_course.adapters import LoRA
 from lora_course.adapters.base import Adapter, weight_view
 from lora_course.adapters.config import AdapterConfig
-from lora_course.teaching.compare import Wrong, diagnose, expect_close, expect_equal, expect_parts
+from lora_course.teaching.compare import Wrong, diagnose, expect_close, expect_equal, expect_parts, expect_subclass
 from lora_course.teaching.exercises import exercise
 
 IN, OUT, RANK, ALPHA = 20, 12, 3, 7.0  # all different, so that a swap or a forgotten factor shows
@@ -146,13 +146,7 @@ def check_init(answer):
     difficulty=3,
 )
 def check_layer(answer):
-    if not (isinstance(answer, type) and issubclass(answer, Adapter)):
-        raise Wrong(
-            "LoRALinear is a subclass of Adapter",
-            yours=answer,
-            expected="class LoRALinear(Adapter): ...",
-            likely="pass the class itself to check, not an object made from it",
-        )
+    expect_subclass(answer, Adapter, "LoRALinear")
     config = AdapterConfig(rank=RANK, alpha=ALPHA)
     for bias in (True, False):
         layer = answer(nn.Linear(IN, OUT, bias=bias), config)

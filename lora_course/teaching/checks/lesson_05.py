@@ -7,7 +7,7 @@ from lora_course.adapters import VeRA
 from lora_course.adapters.base import Adapter
 from lora_course.adapters.config import AdapterConfig
 from lora_course.adapters.vera import SharedPair
-from lora_course.teaching.compare import Wrong, diagnose, expect_close, expect_equal, expect_parts
+from lora_course.teaching.compare import Wrong, diagnose, expect_close, expect_equal, expect_parts, expect_subclass
 from lora_course.teaching.exercises import exercise
 
 IN, OUT, RANK, ALPHA = 20, 12, 3, 7.0  # all different, so that a swap or a forgotten factor shows
@@ -121,13 +121,7 @@ def check_projection(answer):
     difficulty=3,
 )
 def check_vera_layer(answer):
-    if not (isinstance(answer, type) and issubclass(answer, Adapter)):
-        raise Wrong(
-            "VeRALinear is a subclass of Adapter",
-            yours=answer,
-            expected="class VeRALinear(Adapter): ...",
-            likely="pass the class itself to check, not an object made from it",
-        )
+    expect_subclass(answer, Adapter, "VeRALinear")
     for bias in (True, False):
         pair = SharedPair(RANK, WIDEST_IN, WIDEST_OUT, 0, torch.empty(0))
         layer = answer(nn.Linear(IN, OUT, bias=bias), AdapterConfig("vera", RANK, ALPHA), pair)

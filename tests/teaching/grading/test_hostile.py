@@ -18,6 +18,26 @@ from tests.teaching.grading.conftest import DOUBLE, SHIFT
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="what is prevented here needs processes as POSIX has them")
 CHECKS = "tests.teaching.fixture_course.fixture_checks"
 
+STORM = """
+import os
+def double(x):
+    while True:
+        try:
+            os.fork()
+        except OSError:
+            pass
+"""
+DAEMON = """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        time.sleep(600)
+    os._exit(0)
+def double(x):
+    return 2 * x
+"""
+
 
 def code(text):
     return textwrap.dedent(text).strip() + "\n"
@@ -118,33 +138,14 @@ def test_an_infinite_loop_is_stopped(grade, monkeypatch):
 
 
 def test_a_fork_storm_is_stopped_and_nothing_of_it_is_left(grade, worker):
-    storm = """
-        import os
-        def double(x):
-            while True:
-                try:
-                    os.fork()
-                except OSError:
-                    pass
-    """
-    rows = grade(double=code(storm), shift=SHIFT, limits=Limits(seconds=60, processes=8))
+    rows = grade(double=STORM, shift=SHIFT, limits=Limits(seconds=60, processes=8))
     expect(rows, "error", "more than 8 processes")
     runner = psutil.Process(worker.process.pid).children(recursive=True)
     assert len(runner) <= 1, runner  # the runner itself, below unshare
 
 
 def test_a_daemon_that_leaves_its_group_is_killed(grade, worker):
-    daemon = """
-        import os, time
-        if os.fork() == 0:
-            os.setsid()
-            if os.fork() == 0:
-                time.sleep(600)
-            os._exit(0)
-        def double(x):
-            return 2 * x
-    """
-    expect(grade(double=code(daemon), shift=SHIFT), "right", "Verified")
+    expect(grade(double=DAEMON, shift=SHIFT), "right", "Verified")
     assert len(psutil.Process(worker.process.pid).children(recursive=True)) <= 1
 
 

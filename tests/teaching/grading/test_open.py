@@ -9,7 +9,7 @@ import pytest
 from lora_course.teaching.grading.sandbox import Limits
 from lora_course.teaching.grading.worker import Worker
 from tests.teaching.grading.conftest import DOUBLE, SHIFT
-from tests.teaching.grading.test_hostile import code, expect
+from tests.teaching.grading.test_hostile import DAEMON, STORM, expect
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="what is prevented here needs processes as POSIX has them")
 
@@ -25,33 +25,14 @@ def left_running(worker):
 
 
 def test_a_fork_storm(grade, worker):
-    storm = """
-        import os
-        def double(x):
-            while True:
-                try:
-                    os.fork()
-                except OSError:
-                    pass
-    """
-    rows = grade(double=code(storm), shift=SHIFT, limits=Limits(seconds=60, processes=8))
+    rows = grade(double=STORM, shift=SHIFT, limits=Limits(seconds=60, processes=8))
     expect(rows, "error", "more than 8 processes")
     assert left_running(worker) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="adoption is Linux's")
 def test_a_daemon_that_leaves_its_group(grade, worker):
-    daemon = """
-        import os, time
-        if os.fork() == 0:
-            os.setsid()
-            if os.fork() == 0:
-                time.sleep(600)
-            os._exit(0)
-        def double(x):
-            return 2 * x
-    """
-    expect(grade(double=code(daemon), shift=SHIFT), "right", "Verified")
+    expect(grade(double=DAEMON, shift=SHIFT), "right", "Verified")
     assert left_running(worker) == []
 
 
