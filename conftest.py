@@ -4,6 +4,9 @@ A notebook's kernel inherits its environment when its first cell is set up. Unde
 profile whose numbers the solutions show; under notebooks/ it is lenient, in the smoke profile. LORA_COURSE_PROFILE
 (solutions) and LORA_COURSE_STRICT (notebooks: LORA_COURSE_STRICT=1 grades one) win where you set them. Progress goes
 to a temporary folder, never to yours.
+
+A bare `pytest` runs everything in two processes, a file at a time, each with its share of the cores: small products
+gain little from a second thread. `pytest FILE` runs in one process; so does `pytest -n0`.
 """
 
 from __future__ import annotations
@@ -14,10 +17,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parent
 progress_folders = pytest.StashKey[Path]()
+
+
+CORES = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
+LARGEST = 6 * 2**30  # bytes that one process and its notebook's kernel need
+
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # before anything imports torch
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, CORES // workers)))
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return 2 if everything and CORES > 1 and psutil.virtual_memory().available > 2 * LARGEST else 0
 
 
 def pytest_configure(config: pytest.Config) -> None:
