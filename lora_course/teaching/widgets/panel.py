@@ -19,19 +19,23 @@ from IPython.display import display
 from lora_course.teaching.widgets.svg import Picture
 
 NAME_SLIDERS = """
-const area = element.closest(".jp-OutputArea") || element.parentElement;
 const set = (handle, name, source) => {
   if (source && handle.getAttribute(name) !== source.textContent) handle.setAttribute(name, source.textContent);
 };
-const look = () => area.querySelectorAll(".widget-slider").forEach(slider => {
+const look = area => area.querySelectorAll(".widget-slider").forEach(slider => {
   const handle = slider.querySelector('[role="slider"]');
   if (!handle) return;
   set(handle, "aria-label", slider.querySelector(".widget-label"));
   set(handle, "aria-valuetext", slider.querySelector(".widget-readout"));
 });
 const changes = {subtree: true, childList: true, characterData: true, attributeFilter: ["aria-valuetext"]};
-new MutationObserver(look).observe(area, changes);
-look();
+const begin = () => {
+  if (!element.isConnected) return setTimeout(begin, 50);
+  const area = element.closest(".jp-OutputArea") || document.body;
+  new MutationObserver(() => look(area)).observe(area, changes);
+  look(area);
+};
+begin();
 """
 
 
@@ -86,7 +90,7 @@ class Panel(w.VBox):
 
     def _ipython_display_(self) -> None:
         display(self._repr_mimebundle_(), raw=True)
-        display({"application/javascript": NAME_SLIDERS, "text/plain": ""}, raw=True)
+        display({"application/javascript": NAME_SLIDERS}, raw=True)
 
     def _changed(self, _change: dict[str, Any]) -> None:
         self.update()
