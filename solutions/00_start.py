@@ -316,6 +316,18 @@ solved = [exercise for exercise, outcome in progress().items() if outcome == "ri
 print("solved so far:", ", ".join(solved) or "none yet")
 
 # %% [markdown]
+# Here is the whole course, a square for each exercise. The first map is drawn once, as a newcomer finds it; under it stands the live one, yours.
+# **Try it.** Solve an exercise above, run its check, and come back: the live map has looked again by itself.
+
+# %%
+from lora_course.teaching.widgets import course_map
+
+course_map.static()
+
+# %%
+course_map.explore()
+
+# %% [markdown]
 # ## Self-test
 #
 # <details><summary>1. The test split has as many positive as negative sentences. A model answers "positive" every time. Its accuracy? Its F1?</summary>

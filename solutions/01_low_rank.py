@@ -659,6 +659,24 @@ plt.show()
 # sense. Holding 90 % of the energy takes dozens of directions, in some layers more than a hundred, and the curve has a long tail. (A likely reason for the
 # tail: Adam moves every entry of a matrix by a similar amount in a step, however small its gradient is, and so writes noise of full rank.)
 #
+# **Try it.** The same change, rank by rank, and beside it a layer of another kind and a random matrix. Move *Rank* from 1 upwards. How far must you go until
+# "left over" looks like noise, and where is that for the random one? Below, what each method of this course would train at that rank.
+
+# %%
+from lora_course.teaching.widgets import rank_explorer
+
+dense = shown.replace("self.value", "output.dense")
+changes = {
+    "change of a value projection": deltas[shown],
+    "change of an output projection": deltas[dense],
+    "random matrix": torch.randn_like(deltas[shown]),
+}
+rank_explorer.static(changes, rank=8)
+
+# %%
+rank_explorer.explore(changes)
+
+# %% [markdown]
 # Energy, however, treats all directions alike, and the task does not. The question that matters is another one: *how much rank does the
 # accuracy need?*
 

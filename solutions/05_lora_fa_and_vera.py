@@ -180,6 +180,18 @@ for method in ("lora", "lora_fa"):
 # mask for all layers that read the same $x$, a byte an entry (`lora_course/adapters/dropout.py`, `fused.py`). Much less, and still many times
 # what LoRA-FA keeps without. So: LoRA-FA wants dropout 0.
 #
+# **Try it.** Every tensor that the graph holds, found in the graph itself, for layers from 384 to 512. Choose a method, then tick *Dropout*, then take the
+# hand-written steps away. Which method keeps least in each case, and what is it that it does not keep?
+
+# %%
+from lora_course.teaching.widgets import inside_a_step
+
+inside_a_step.static()
+
+# %%
+inside_a_step.explore()
+
+# %% [markdown]
 # ## Exercise 05.2 · The best step that a frozen A allows
 #
 # ★★★ · 15 minutes

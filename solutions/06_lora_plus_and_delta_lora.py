@@ -543,6 +543,7 @@ plt.show()
 # %%
 from lora_course.adapters.delta_lora import DeltaUpdate
 from lora_course.assets import load_encoder, load_reviews
+from lora_course.teaching.widgets import live_training
 from lora_course.training.config import TrainingConfig
 from lora_course.training.sentiment import train_sentiment
 
@@ -553,13 +554,13 @@ splits["test"] = splits["test"].select(range(by_profile(smoke=32, cpu=1000, full
 SEEDS = range(by_profile(smoke=1, cpu=3, full=5))
 
 
-def run(name, lr, ratio=1.0, method="lora", alpha=16, seed=0):
+def run(name, lr, ratio=1.0, method="lora", rank=8, alpha=16, seed=0, data=splits, evaluations=1, callbacks=()):
     """Train once; returns the history and the result on the test split."""
     seed_everything(seed)
     model, tokenizer = load_encoder("packaged", base_dropout=0.0)
     config = AdapterConfig(
         method,
-        rank=8,
+        rank=rank,
         alpha=alpha,
         target_modules=["query", "key", "value", "dense"],
         trainable=["classifier"],
@@ -571,14 +572,18 @@ def run(name, lr, ratio=1.0, method="lora", alpha=16, seed=0):
     return train_sentiment(
         model,
         tokenizer,
-        splits,
-        TrainingConfig(epochs=1, batch_size=16, learning_rate=lr, seed=seed, max_grad_norm=None),
+        data,
+        TrainingConfig(
+            batch_size=16, learning_rate=lr, seed=seed, max_grad_norm=None, evaluations_per_epoch=evaluations
+        ),
         optimizer=optimizer,
+        callbacks=callbacks,
         name=name,
         progress=False,
     )
 
 
+# %%
 rows = {
     "LoRA": dict(lr=3e-3),
     "LoRA+ ratio 4": dict(lr=1e-3, ratio=4.0),
@@ -647,6 +652,40 @@ plt.show()
 # comparison at one fixed lr would mostly have compared learning rates of B. If you try LoRA+, tune lr for each ratio, and use several
 # seeds before you believe either of us.
 #
+# ## Watch two runs race
+#
+# A table comes when all is over. While a run goes on, its loss, its accuracy and the length of its gradient say what is happening, and whether it is worth waiting
+# for the end. First, two of the runs above, drawn afterwards (they were evaluated once, at the end).
+
+# %%
+pair = {name: results[name][0][0] for name in ("LoRA", "LoRA+ ratio 16")}
+live_training.static(pair, window=by_profile(smoke=1, cpu=5, full=5))
+
+# %% [markdown]
+# **Try it.** Now live: *Start* lets two runs train side by side, a step each by turns, half a minute or so on a laptop; *Stop* ends both. Before you
+# start, **predict** which falls faster. And which of the two gradients is longer when one rank is 2 and the other 32?
+
+# %%
+reviews = load_reviews("rotten_tomatoes")
+track = {"train": reviews["train"].select(range(640))}
+track |= {name: reviews[name].select(range(100)) for name in ("validation", "test")}
+
+
+def racer(name, **settings):
+    return lambda watch: run(name, **settings, data=track, evaluations=4, callbacks=[watch])
+
+
+live_training.explore(
+    {
+        "LoRA against LoRA+": {
+            "LoRA": racer("LoRA", lr=3e-3),
+            "LoRA+ ratio 16": racer("LoRA+", lr=3e-4, ratio=16.0),
+        },
+        "rank 2 against rank 32": {f"rank {r}": racer(f"rank {r}", lr=3e-3, rank=r, alpha=2 * r) for r in (2, 32)},
+    }
+)
+
+# %% [markdown]
 # ## Self-test
 #
 # <details><summary>1. A colleague clips gradients to norm 1 before every Adam step and says: "this makes the steps smaller". Is that so?</summary>

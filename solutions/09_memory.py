@@ -869,6 +869,19 @@ for model, shapes in (("bert-base", ((8, 128), (24, 256))), ("gpt2-medium", ((1,
 # 4 bits, double quantization, every block checkpointed. (The planned peak counts tensors. What CUDA and its allocator hold besides comes on top; the authors
 # of QLoRA let the optimizer's state move to the host's memory at such moments.)
 #
+# **Try it.** The planner as a picture. *Plan* makes the plan, for large models in up to a minute; *Largest batch* and *Largest rank* look for what still fits into the
+# card chosen under *Must fit in*; *Measure it* takes the step for real, if it is small enough, and puts it beside the plan. Which settings, each
+# alone, take llama-3-8b from "does not fit" to "fits" on a card of 24 GB?
+
+# %%
+from lora_course.teaching.widgets import memory_planner
+
+memory_planner.static()
+
+# %%
+memory_planner.explore()
+
+# %% [markdown]
 # ## Self-test
 #
 # <details><summary>1. LoRA trains 0.3 % of the parameters. Why does it not need 0.3 % of the memory?</summary>

@@ -400,6 +400,18 @@ for name, weights in (("encoder", real), ("normal", normal)):
 # %% [markdown]
 # Each bit less doubles the error or more; NF4 sits a little below the line of equal steps, at the same number of bits. That is worth having, and it is a modest gain: most of what makes 4 bits work is the blocks.
 #
+# **Try it.** Move *Outlier* from 0 to 20, first with 1024 weights a block, then with 32. What happens to the other weights of its block? Then change the code book,
+# or the bits, and see where the values lie.
+
+# %%
+from lora_course.teaching.widgets import quantization_explorer
+
+quantization_explorer.static()
+
+# %%
+quantization_explorer.explore()
+
+# %% [markdown]
 # Is the course's NF4 the one that everybody uses? If bitsandbytes is installed, the next cell asks it.
 
 # %%

@@ -37,6 +37,7 @@ KERNEL = {
 }
 PROGRESS_BAR = re.compile(r"\d+%\||\d\w* \[\d\d:\d\d")  # tqdm: " 40%|####  | 4/10" or "7it [00:01, 5.0it/s]"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+LIVE = {WIDGET, "application/javascript"}  # a widget's panel shows a script too
 CHECKED = "nbval-check-output"
 
 
@@ -172,7 +173,7 @@ def clean_outputs(cell: NotebookNode) -> list[str]:
             parts = [part.strip() for part in re.split(r"[\r\n]+", output.text)]
             spam = [part for part in parts if part and not PROGRESS_BAR.search(part)]
             problems += [f"writes to stderr: {spam[0]}"] if spam else []
-        elif WIDGET not in output.get("data", {}):
+        elif LIVE.isdisjoint(output.get("data", {})):
             kept.append(output)
     if len(kept) < len(cell.outputs) and CHECKED in cell.metadata.get("tags", []):
         problems.append(f"is tagged {CHECKED} but shows a progress bar, a widget or stderr, which is not saved")

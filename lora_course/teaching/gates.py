@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from lora_course.teaching.authoring import WIDGET, read_notebook
+from lora_course.teaching.authoring import LIVE, read_notebook
 from lora_course.teaching.exercises import all_exercises
 from lora_course.teaching.references import BY_ARXIV, NOT_OURS
 from lora_course.teaching.source import BEGIN, END, Cell, Lesson, stub_line
@@ -163,7 +163,7 @@ def saved_outputs(lesson: Lesson) -> list[str]:
             if output.get("name") == "stderr":
                 found.append("writes to stderr")
             data = output.get("data", {})
-            found += ["holds a live widget"] if WIDGET in data else []
+            found += ["holds a live widget"] if LIVE & data.keys() else []
             shown = output.get("text", "") + "\n".join(text for text in data.values() if isinstance(text, str))
             found += [f"shows {name}" for name in re.findall(r"\b[A-Z]\w*Warning:", shown)]
             found += [f"shows local path {path!r}" for path in _paths(lesson, shown)]

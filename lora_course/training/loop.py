@@ -85,7 +85,8 @@ def fit(
         back as it ended. It is written at each evaluation or end of an epoch, every
         config.checkpoint_every steps, and at the end.
     callbacks: each is called with every StepRow; one that returns "stop" ends the run cleanly. One that has a
-        state_dict, such as a RankController, goes into the checkpoint too.
+        state_dict, such as a RankController, goes into the checkpoint too; one that has a method
+        `evaluated` gets every EvaluationRow through it.
     name, dataset: what the history calls the run and the data.
 
     Raises ValueError for data, optimizer, schedule or metrics that do not fit, CheckpointError for a checkpoint that is
@@ -170,6 +171,8 @@ def fit(
                 took = perf_counter() - started
                 began += took
                 history.evaluations.append(EvaluationRow(step, epoch, seconds, took, metrics))
+                for callback in callbacks:
+                    getattr(callback, "evaluated", lambda row: None)(history.evaluations[-1])
                 since_best = evaluations_since_best(history, monitor)
                 if config.patience is not None and since_best == 0:
                     best = copy_of(snapshot(model, callbacks))

@@ -189,6 +189,7 @@ def live_widget():
         ([stream("Loading weights:  50%|█████     | 1/2 [00:00<00:00, 9.99it/s]")], [], []),
         ([stream("\r7it [00:01,  6.90it/s]\r12kB [00:02, 5.0kB/s]\n")], [], []),
         ([live_widget(), stream("hello", "stdout"), shown(text_plain="3")], [1, 2], []),
+        ([live_widget(), shown(application_javascript="1", text_plain=""), shown(text_plain="3")], [2], []),
         ([stream("x.py:1: UserWarning: old\n  f()\n")], [], ["writes to stderr: x.py:1: UserWarning: old"]),
         ([stream("100%|#| 1/1 [00:00<00:00]\noops\n"), stream("a", "stdout")], [1], ["writes to stderr: oops"]),
     ],

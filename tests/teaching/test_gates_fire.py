@@ -149,6 +149,7 @@ def text_output(text):
         ({"outputs": [new_output("error", ename="KeyError", evalue="", traceback=[])]}, "raises KeyError"),
         ({"outputs": [new_output("stream", name="stderr", text="x")]}, "writes to stderr"),
         ({"outputs": [new_output("display_data", data={WIDGET: {}})]}, "holds a live widget"),
+        ({"outputs": [new_output("display_data", data={"application/javascript": "1"})]}, "holds a live widget"),
         ({"outputs": [text_output("x.py:3: FutureWarning: soon")]}, "shows FutureWarning:"),
         ({"outputs": [text_output("saved in /root/run")]}, "shows local path '/root'"),
         ({"outputs": [new_output("display_data", data={"text/html": "<a href='/Users/ada'>"})]}, "local path '/Users'"),

@@ -184,6 +184,22 @@ def test_a_callback_stops_cleanly():
     assert history.summary.stop_reason == "callback" and len(history.steps) == 4
 
 
+def test_a_callback_that_asks_gets_every_evaluation():
+    class Asks:
+        def __init__(self):
+            self.rows = []
+
+        def __call__(self, row):
+            return None
+
+        def evaluated(self, row):
+            self.rows.append(row)
+
+    asks = Asks()
+    history = run(tiny.model(), config(), evaluate=lambda model: {"accuracy": 0.5}, callbacks=[asks, lambda row: None])
+    assert asks.rows == history.evaluations and len(asks.rows) == 2
+
+
 def test_silence(capfd):
     run(tiny.model(), config())
     assert capfd.readouterr() == ("", "")

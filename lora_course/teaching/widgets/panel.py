@@ -3,6 +3,7 @@
     Panel(draw, bits=IntSlider(...), block=Dropdown(...))        draw(bits=4, block=64) -> Picture, on each change
 A string of SVG in an HTML widget is the fastest of all ways to change a picture. An error in `draw` takes the place of
 the sentence, since a notebook does not show what an observer raises, and is raised all the same, for tests.
+ipywidgets gives a slider's handle no name that a screen reader could say; a few lines of script in the page do.
 """
 
 from __future__ import annotations
@@ -13,8 +14,29 @@ from html import escape
 from typing import Any
 
 import ipywidgets as w
+from IPython.display import display
 
 from lora_course.teaching.widgets.svg import Picture
+
+NAME_SLIDERS = """
+const set = (handle, name, source) => {
+  if (source && handle.getAttribute(name) !== source.textContent) handle.setAttribute(name, source.textContent);
+};
+const look = area => area.querySelectorAll(".widget-slider").forEach(slider => {
+  const handle = slider.querySelector('[role="slider"]');
+  if (!handle) return;
+  set(handle, "aria-label", slider.querySelector(".widget-label"));
+  set(handle, "aria-valuetext", slider.querySelector(".widget-readout"));
+});
+const changes = {subtree: true, childList: true, characterData: true, attributeFilter: ["aria-valuetext"]};
+const begin = () => {
+  if (!element.isConnected) return setTimeout(begin, 50);
+  const area = element.closest(".jp-OutputArea") || document.body;
+  new MutationObserver(() => look(area)).observe(area, changes);
+  look(area);
+};
+begin();
+"""
 
 
 class Panel(w.VBox):
@@ -65,6 +87,10 @@ class Panel(w.VBox):
             self.picture.value = ""
             self.say(f"This picture could not be drawn: {type(error).__name__}: {error}")
             raise
+
+    def _ipython_display_(self) -> None:
+        display(self._repr_mimebundle_(), raw=True)
+        display({"application/javascript": NAME_SLIDERS}, raw=True)
 
     def _changed(self, _change: dict[str, Any]) -> None:
         self.update()

@@ -77,9 +77,10 @@ def line(
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" style="{style}"/>'
 
 
-def polyline(points: Sequence[tuple[float, float]], stroke: str, width: float = 2) -> str:
+def polyline(points: Sequence[tuple[float, float]], stroke: str, width: float = 2, dash: str = "") -> str:
     where = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline points="{where}" style="fill:none;stroke:{stroke};stroke-width:{width:g}"/>'
+    style = f"fill:none;stroke:{stroke};stroke-width:{width:g}" + (f";stroke-dasharray:{dash}" if dash else "")
+    return f'<polyline points="{where}" style="{style}"/>'
 
 
 def polygon(points: Sequence[tuple[float, float]], fill: str) -> str:

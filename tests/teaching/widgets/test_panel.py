@@ -33,6 +33,15 @@ def test_an_error_is_shown_and_raised_and_forgotten():
     grid.shown(panel)
 
 
+def test_a_notebook_gets_the_panel_and_the_script_that_names_its_sliders(monkeypatch):
+    shown = []
+    monkeypatch.setattr("lora_course.teaching.widgets.panel.display", lambda data, raw: shown.append(data))
+    panel = Panel(draw, n=w.IntSlider(3, 1, 9, description="n"))
+    panel._ipython_display_()
+    assert shown[0]["application/vnd.jupyter.widget-view+json"]["model_id"] == panel.model_id
+    assert "aria-label" in shown[1]["application/javascript"] and len(shown) == 2
+
+
 def test_a_control_without_a_description_is_refused():
     with pytest.raises(ValueError, match="'n' has no description"):
         Panel(draw, n=w.IntSlider(3, 1, 9))
