@@ -43,6 +43,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class Candidate:
+    """A run that was tried: its history, and its accuracy on the validation split."""
+
     history: History
     validation: Measured
 
@@ -104,7 +106,8 @@ class FineTuneReport:
 
     def markdown(self) -> str:
         """The report. Every number in it comes from a field."""
-        run, summary = (history := self.candidates[self.chosen].history).run, history.summary
+        history = self.candidates[self.chosen].history
+        run, summary = history.run, history.summary
         seeds = sorted({c.history.run.seed for c in self.candidates.values()})
         seconds = sum(c.history.summary.seconds for c in self.candidates.values())
         tried = [["candidate", "trained", "seconds", "validation accuracy", ""]]
