@@ -2,7 +2,7 @@
 
     doctor   is everything here that the lessons need?      fetch   models and data, once
     lab      JupyterLab on lesson 00                        build   notebooks from their sources
-    table    the README's table of methods, measured        bench   whole comparisons, minutes
+    table    the README's methods, measured; READING.md     bench   whole comparisons, minutes
     plan     the memory of a training step, predicted      check   is my notebook right?
     grade    a folder of notebooks, for instructors
 Each command is a function from parsed arguments to an exit code: 0 all well, 1 a problem was found, 2 the command
@@ -94,11 +94,11 @@ def make_parser() -> argparse.ArgumentParser:
     how.add_argument("--execute", nargs="+", metavar="SLUG", help="run these solutions; or: stale, or: all")
     added = command(
         table,
-        "measure every method and write the README's table of them (for authors)",
+        "write the README's table of methods, measured, and READING.md (for authors)",
         "Counts and measures every method on one layer, adds the oracle and tolerance that the tests use, and puts\n"
-        "the table between its markers in README.md. Seconds.",
+        "the table between its markers in README.md. Writes READING.md, the table of papers. Seconds.",
     )
-    added.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the table would change")
+    added.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a table would change")
     added = command(
         bench,
         "long comparisons: all methods on one task; adapter overhead beside PEFT's",
@@ -252,20 +252,25 @@ def build(arguments: argparse.Namespace) -> int:
 
 def table(arguments: argparse.Namespace) -> int:
     from lora_course.experiments import method_table
+    from lora_course.teaching.references import update_reading
 
     root = course_folder(Path("solutions"))
     if root is None:
         return _problem("no solutions/ here or beside the package: run this command in a clone of the repository.")
     try:
-        same = method_table.update(root / "README.md", check=arguments.check)
+        same = {
+            "README.md": method_table.update(root / "README.md", check=arguments.check),
+            "READING.md": update_reading(root, check=arguments.check),
+        }
     except (OSError, ValueError) as error:
         return _problem(str(error))
-    if same:
-        print("The table in README.md is what the methods make.")
+    changed = [name for name, unchanged in same.items() if not unchanged]
+    if not changed:
+        print("The tables in README.md and READING.md are what the methods and references make.")
     elif arguments.check:
-        return _problem("the table in README.md is out of date: run `lora-course table`")
+        return _problem(f"{' and '.join(changed)} out of date: run `lora-course table`")
     else:
-        print("README.md has a new table of methods.")
+        print(f"{' and '.join(changed)} brought up to date.")
     return 0
 
 

@@ -671,4 +671,4 @@ print(f"exported, rank 16  {evaluate_sentiment(exported, tokenizer, splits['test
 # - Liu et al. 2024, [DoRA](https://arxiv.org/abs/2402.09353): section 3 compares lengths and directions of LoRA and full fine-tuning; section 4.3 is the detached norm.
 # - Meng et al. 2024, [PiSSA](https://arxiv.org/abs/2404.02948): also why starting there helps quantization.
 # - Büyükakyüz 2024, [OLoRA](https://arxiv.org/abs/2406.01775), and Li et al. 2023, [LoftQ](https://arxiv.org/abs/2310.08659): the two relatives.
-# - Lesson 05 makes adapters smaller still, lesson 10 quantizes their base, lesson 11 lets the rank itself change.
+# - Lesson 05 made adapters smaller; lesson 10 quantizes their base, and lesson 11 lets the rank itself change.

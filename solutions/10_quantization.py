@@ -839,4 +839,7 @@ print(text_table(rows))
 # - Dettmers et al. 2022, [LLM.int8()](https://arxiv.org/abs/2208.07339): vector-wise int8, and outliers in activations, which are the harder problem.
 # - Yoshida 2023, [NF4 Isn't Information Theoretically Optimal (and that's Good)](https://arxiv.org/abs/2306.06965): what blocks do to the distribution.
 # - Li et al. 2023, [LoftQ](https://arxiv.org/abs/2310.08659): algorithm 1.
+# - Dettmers 2015, [8-Bit Approximations for Parallelism in Deep Learning](https://arxiv.org/abs/1511.04561): the 8-bit numbers with a moving exponent that double quantization
+#   stores the absmax in.
+# - Kim et al. 2023, [Memory-Efficient Fine-Tuning of Compressed Large Language Models](https://arxiv.org/abs/2305.14152): no adapter at all; what is trained are the scales of the quantized weights.
 # - Lesson 09 is about the rest of the memory: what a step saves, and how to save less.

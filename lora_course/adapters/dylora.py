@@ -1,4 +1,4 @@
-"""DyLoRA (Valipour et al. 2023, arXiv:2210.07558): one training run, an adapter for every rank up to r.
+"""DyLoRA (Valipour et al. 2022, arXiv:2210.07558): one training run, an adapter for every rank up to r.
 
     training     draw b from 1..r, each as likely;  h = W x + c + alpha / b  B[:, :b] A[:b] x
     evaluation   the same with the b of your choice, r to begin with                      (c: the bias)

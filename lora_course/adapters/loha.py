@@ -1,4 +1,4 @@
-"""LoHa: Low-rank Hadamard product (Hyeon-Woo et al. 2022, FedPara, arXiv:2108.06098; LyCORIS, arXiv:2309.14859).
+"""LoHa: Low-rank Hadamard product (Hyeon-Woo et al. 2021, FedPara, arXiv:2108.06098; LyCORIS, arXiv:2309.14859).
 
     h = W x + b + s ((A_1 B_1) * (A_2 B_2)) x,    s = alpha / rank          * entry by entry
 

@@ -1,4 +1,4 @@
-"""VeRA: Vector-based Random Matrix Adaptation (Kopiczko et al. 2024, arXiv:2310.11454).
+"""VeRA: Vector-based Random Matrix Adaptation (Kopiczko et al. 2023, arXiv:2310.11454).
 
     h = W x + b + lambda_b * (B (lambda_d * (A dropout(x))))          (their equation 2; * entry by entry)
 

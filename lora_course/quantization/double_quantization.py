@@ -4,7 +4,7 @@
 
 So the 32 / 64 = 0.5 bits a weight that absmax costs become 8 / 64 + 32 / (64 * 256) = 0.127. The mean is subtracted
 because absmax are all positive, and the 256 values lie on both sides of zero: dense near it, where most differences
-are (Dettmers 2016, arXiv:1511.04561, dynamic tree quantization).
+are (Dettmers 2015, arXiv:1511.04561, dynamic tree quantization).
 """
 
 from __future__ import annotations

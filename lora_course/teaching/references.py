@@ -1,12 +1,17 @@
-"""The papers of the course, in one table: a lesson may cite an arXiv id only if it stands here.
+"""The papers of the course, in one table: nothing in the repository may cite an arXiv id that does not stand here.
 
 Each entry says what to read the paper for and which lesson sends you there. The ids were checked against the papers'
 own titles and authors; `NOT_OURS` holds two ids that circulate in slides on this subject and lead somewhere else.
+`reading` writes the table out, by lesson; READING.md is what it makes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from lora_course.atomic import replace_files
+from lora_course.tables import markdown_table
 
 
 @dataclass(frozen=True)
@@ -80,9 +85,61 @@ PAPERS = (
           "Valipour, Rezagholizadeh, Kobyzev, Ghodsi", 2022, "one training run that serves every smaller rank", "11"),
     Paper("2303.10512", "AdaLoRA: Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning", "Zhang et al.",
           2023, "spending a budget of ranks where it matters", "11"),
+    Paper("1511.04561", "8-Bit Approximations for Parallelism in Deep Learning", "Dettmers", 2015,
+          "the dynamic 8-bit numbers that double quantization puts the scales into", "10"),
+    Paper("2305.14152",
+          "Memory-Efficient Fine-Tuning of Compressed Large Language Models via sub-4-bit Integer Quantization",
+          "Kim et al.", 2023, "another way to tune a quantized model: train nothing but its scales", "10"),
+    Paper("1810.03993", "Model Cards for Model Reporting", "Mitchell et al.", 2018,
+          "what somebody who uses your model has to know", "14"),
+    Paper("1909.03004", "Show Your Work: Improved Reporting of Experimental Results",
+          "Dodge, Gururangan, Card, Schwartz, Smith", 2019, "the expected best of n trials instead of the best", "14"),
+    Paper("2205.05638", "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",
+          "Liu et al.", 2022, "(IA)³: vectors that stretch and shrink what passes through", "14"),
+    Paper("2108.06098", "FedPara: Low-Rank Hadamard Product for Communication-Efficient Federated Learning",
+          "Hyeon-Woo, Ye-Bin, Oh", 2021, "LoHa: a product, entry by entry, has a higher rank than its factors", "14"),
+    Paper("2212.10650", "KronA: Parameter Efficient Tuning with Kronecker Adapter", "Edalati et al.", 2022,
+          "LoKr: a large matrix as the Kronecker product of two small ones", "14"),
+    Paper("2309.14859", "Navigating Text-To-Image Customization: From LyCORIS Fine-Tuning to Model Evaluation",
+          "Yeh et al.", 2023, "LoHa and LoKr as they are used, and compared, on images", "14"),
 )
 NOT_OURS = {
     "2203.14493": "a computer vision paper; for dynamic ranks cite 2210.07558 or 2303.10512",
     "2303.16742": "not identifiable as a paper on this subject",
 }
 BY_ARXIV = {paper.arxiv: paper for paper in PAPERS}
+
+
+def reading(root: Path) -> str:
+    """READING.md: a table for each lesson that sends you to a paper. Lessons are linked where their notebook is there.
+
+    root: the folder that has notebooks/.
+    """
+    names = {path.name[:2]: path for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
+    parts = [
+        "# Reading",
+        "Every paper that the course cites, by the lesson that sends you there, oldest first. Nothing in lessons or "
+        "the code cites a paper that is not here.\n"
+        "(Made by `lora-course table` from `lora_course/teaching/references.py`.)",
+    ]
+    for lesson in sorted({paper.lesson for paper in PAPERS}):
+        title = f"Lesson {lesson}"
+        if lesson in names:
+            said = names[lesson].stem[3:].replace("_", " ")
+            title = f"[Lesson {lesson}, {said}](notebooks/{names[lesson].name})"
+        rows = [
+            [f"[{p.title}]({p.link})", f"{p.authors} {p.year}", p.read_it_for]
+            for p in sorted(PAPERS, key=lambda paper: (paper.year, paper.arxiv))
+            if p.lesson == lesson
+        ]
+        parts += [f"## {title}", markdown_table([["paper", "by", "read it for"], *rows])]
+    return "\n\n".join(parts) + "\n"
+
+
+def update_reading(root: Path, check: bool = False) -> bool:
+    """Bring READING.md in `root` up to date, unless `check`. Returns whether it was already."""
+    path, made = root / "READING.md", reading(root)
+    same = path.exists() and path.read_text(encoding="utf-8") == made
+    if not same and not check:
+        replace_files({path: lambda new: new.write_text(made, encoding="utf-8")})
+    return same

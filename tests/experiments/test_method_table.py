@@ -18,7 +18,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
     (tmp_path / "solutions").mkdir()
-    (tmp_path / "README.md").write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    for name in ("README.md", "READING.md"):
+        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path / "README.md"
 
@@ -37,7 +39,7 @@ def test_another_number_is_noticed_and_put_right(clone, capsys):
     assert cli.main(["table", "--check"]) == 1 and clone.read_text(encoding="utf-8") == wrong
     assert "out of date: run `lora-course table`" in capsys.readouterr().err
     assert cli.main(["table"]) == 0 and clone.read_text(encoding="utf-8") == right
-    assert sorted(os.listdir(clone.parent)) == ["README.md", "solutions"]
+    assert sorted(os.listdir(clone.parent)) == ["READING.md", "README.md", "notebooks", "solutions"]
 
 
 @pytest.mark.parametrize("text", ["", BEGIN, END, f"{END} {BEGIN}", f"{BEGIN} {END} {BEGIN} {END}"])

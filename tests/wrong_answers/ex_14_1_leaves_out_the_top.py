@@ -1,0 +1,14 @@
+"""14.1
+one more would still fit
+"""
+
+
+def answer(bytes_of, budget, most):
+    fits, too_large = 0, most
+    while too_large - fits > 1:
+        middle = (fits + too_large) // 2
+        if bytes_of(middle) <= budget:
+            fits = middle
+        else:
+            too_large = middle
+    return fits
