@@ -58,7 +58,8 @@ def contour_plot(results: Sequence[TrialResult], x: str, y: str, metric: str) ->
 
     colours = "cividis_r" if metric in LOWER_IS_BETTER else "cividis"
     values = np.array([r.value for r in complete])
-    low, high = values.min(), max(values.max(), values.min() + 1e-9)
+    low, high = np.quantile(values, (0.0, 0.9) if metric in LOWER_IS_BETTER else (0.1, 1.0))
+    high = max(high, low + 1e-9)  # one very bad trial would take all the colours
     grid_x, grid_y = np.meshgrid(np.linspace(-0.05, 1.05, 80), np.linspace(-0.05, 1.05, 80))
     surface = _smooth(*at(complete), values, grid_x, grid_y)
     axes.contourf(grid_x, grid_y, surface, levels=np.linspace(low, high, 12), cmap=colours, alpha=0.75, extend="both")
@@ -111,7 +112,8 @@ def _places(name: str, values: Sequence[Any]):
 def _ticks(name: str, values: Sequence[Any], place) -> tuple[list[float], list[str]]:
     if name != "learning_rate":
         return [place(value) for value in _sorted(values)], [str(value) for value in _sorted(values)]
-    nice = [m * 10.0**e for e in range(-8, 2) for m in (1, 3)]
+    steps = (1, 3) if max(values) < 300 * min(values) else (1,)
+    nice = [step * 10.0**e for e in range(-8, 2) for step in steps]
     inside = [value for value in nice if min(values) <= value <= max(values)] or [min(values), max(values)]
     return [place(value) for value in inside], [f"{value:.0e}".replace("e-0", "e-") for value in inside]
 
