@@ -425,7 +425,7 @@ def search(arguments: argparse.Namespace) -> int:
         found = best(results, plan.metric)
     except ValueError as error:
         return _problem(str(error))
-    print(f"The best. The {plan.validation} reviews that it was judged on have chosen it: do not quote its {plan.metric}.")
+    print(f"The best by {plan.validation} reviews. They have chosen it, so they flatter it: judge it on others.")
     print(found.line(plan.metric))
     return 0
 
