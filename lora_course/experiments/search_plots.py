@@ -41,9 +41,10 @@ def importance_plot(importances: Mapping[str, tuple[float, float]], trials: int)
 
 
 def contour_plot(results: Sequence[TrialResult], x: str, y: str, metric: str) -> Figure:
-    """Complete trials as full dots, pruned ones hollow, failed ones crosses; interpolated colour where trials are near.
+    """Complete trials as full dots, pruned ones hollow, failed ones crosses; colour only where there are trials near.
 
-    Choices that are words or few numbers stand side by side. Raises ValueError without three complete trials.
+    A pruned trial colours with the value at which it stood. Choices that are words or few numbers stand side by side.
+    Raises ValueError without three complete trials.
     """
     complete = [r for r in results if r.state == "complete"]
     if len(complete) < 3:
@@ -61,7 +62,8 @@ def contour_plot(results: Sequence[TrialResult], x: str, y: str, metric: str) ->
     low, high = np.quantile(values, (0.0, 0.9) if metric in LOWER_IS_BETTER else (0.1, 1.0))
     high = max(high, low + 1e-9)  # one very bad trial would take all the colours
     grid_x, grid_y = np.meshgrid(np.linspace(-0.05, 1.05, 80), np.linspace(-0.05, 1.05, 80))
-    surface = _smooth(*at(complete), values, grid_x, grid_y)
+    valued = [r for r in shown if r.state in ("complete", "pruned") and r.value is not None]
+    surface = _smooth(*at(valued), np.array([r.value for r in valued]), grid_x, grid_y)
     axes.contourf(grid_x, grid_y, surface, levels=np.linspace(low, high, 12), cmap=colours, alpha=0.75, extend="both")
     dots = axes.scatter(*at(complete), c=values, cmap=colours, vmin=low, vmax=high, edgecolors="black", s=60, zorder=3)
     for state, marker, face in (("pruned", "o", "none"), ("failed", "x", "black")):
@@ -96,7 +98,7 @@ def progress_plot(results: Sequence[TrialResult], metric: str) -> Figure:
     axes.step([*numbers, results[-1].number], [*best, best[-1]], where="post", color=ORANGE, linestyle="--",
               label="best so far")  # fmt: skip
     axes.set(xlabel="trial", ylabel=f"validation {metric} ({UNITS[metric]})", title="The search, trial by trial")
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
@@ -123,7 +125,7 @@ def _sorted(values: Sequence[Any]) -> list[Any]:
 
 
 def _smooth(x: np.ndarray, y: np.ndarray, values: np.ndarray, grid_x: np.ndarray, grid_y: np.ndarray) -> np.ndarray:
-    """The mean of the trials around each point, nearer ones weighing more (a Gaussian of 0.12 of the axis)."""
-    distance = (grid_x[..., None] - x) ** 2 + (grid_y[..., None] - y) ** 2
-    weight = np.exp(-distance / (2 * 0.12**2)) + 1e-12 / (distance + 1e-3)
-    return (weight * values).sum(-1) / weight.sum(-1)
+    """The mean of the trials around each point, nearer ones weighing more (Gaussian, 0.1 of the axis); NaN far off."""
+    distance = (grid_x[..., None] - x) ** 2 + (grid_y[..., None] - y) ** 2  # (80, 80, trials)
+    weight = np.exp(-distance / (2 * 0.1**2)) + 1e-12
+    return np.where(distance.min(-1) < 0.2**2, (weight * values).sum(-1) / weight.sum(-1), np.nan)

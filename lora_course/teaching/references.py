@@ -80,6 +80,14 @@ PAPERS = (
           "Valipour, Rezagholizadeh, Kobyzev, Ghodsi", 2022, "one training run that serves every smaller rank", "11"),
     Paper("2303.10512", "AdaLoRA: Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning", "Zhang et al.",
           2023, "spending a budget of ranks where it matters", "11"),
+    Paper("1907.10902", "Optuna: A Next-generation Hyperparameter Optimization Framework",
+          "Akiba, Sano, Yanase, Ohta, Koyama", 2019,
+          "a space that is written as the program runs, pruning, and one study for many machines", "12"),
+    Paper("1909.03004", "Show Your Work: Improved Reporting of Experimental Results",
+          "Dodge, Gururangan, Card, Schwartz, Smith", 2019,
+          "what the best of n trials is worth, as a function of n", "12"),
+    Paper("2304.10255", "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary Subspaces",
+          "Watanabe, Bansal, Hutter", 2023, "importance among the good trials instead of among all", "12"),
 )
 NOT_OURS = {
     "2203.14493": "a computer vision paper; for dynamic ranks cite 2210.07558 or 2303.10512",
