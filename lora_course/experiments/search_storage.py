@@ -11,6 +11,7 @@ times as long is marked failed by whichever process looks next, and its choices 
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +22,9 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 MOST_TRIES = 3  # a trial that takes its process with it every time is given up
 JOURNAL = (".journal", ".log")
@@ -34,6 +36,7 @@ def storage_at(where: str | Path | BaseStorage, heartbeat: int = 20) -> BaseStor
     One machine: SQLite. Several that share a folder over a network: a journal file, since SQLite's locks are not safe
     there. Many: a database server, "postgresql+psycopg://user:password@host/name". A storage of Optuna's own is
     returned as it is. heartbeat: seconds between two, in databases; a journal file has none.
+    Raises ValueError for a database that cannot be reached, or whose driver is not installed.
     """
     if isinstance(where, BaseStorage):
         return where
@@ -41,17 +44,26 @@ def storage_at(where: str | Path | BaseStorage, heartbeat: int = 20) -> BaseStor
         path = Path(where)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix in JOURNAL:
-            return JournalStorage(JournalFileBackend(str(path)))
-        where = f"sqlite:///{path}"
+            lock = JournalFileOpenLock(str(path)) if os.name == "nt" else None  # where links need rights
+            return JournalStorage(JournalFileBackend(str(path), lock))
+        where = f"sqlite:///{path.as_posix()}"
     patient = {"connect_args": {"timeout": 60}} if str(where).startswith("sqlite") else {}
-    with quiet_optuna():
-        return RDBStorage(
-            str(where),
-            engine_kwargs=patient,
-            heartbeat_interval=heartbeat,
-            grace_period=3 * heartbeat,
-            heartbeat_stale_trial_callback=queue_again,
-        )
+    try:
+        with quiet_optuna():
+            return RDBStorage(
+                str(where),
+                engine_kwargs=patient,
+                heartbeat_interval=heartbeat,
+                grace_period=3 * heartbeat,
+                heartbeat_stale_trial_callback=queue_again,
+            )
+    except ImportError:
+        raise ValueError(
+            f"the driver for {str(where).split(':')[0]} is not installed; for PostgreSQL it is psycopg, and the URL "
+            "begins with postgresql+psycopg://"
+        ) from None
+    except SQLAlchemyError as error:
+        raise ValueError(f"the study's database cannot be opened: {str(error).splitlines()[0]}") from error
 
 
 def queue_again(study: optuna.Study, trial: FrozenTrial) -> None:

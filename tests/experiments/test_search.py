@@ -17,12 +17,12 @@ import pytest
 
 from lora_course import assets, cli
 from lora_course.experiments import search as module
-from lora_course.experiments import search_trial
+from lora_course.experiments import search_storage, search_trial
 from lora_course.experiments.search import open_study, plan_of, search
 from lora_course.experiments.search_plots import contour_plot, importance_plot, progress_plot
 from lora_course.experiments.search_results import TrialResult, best, importances, report_files, trial_results
 from lora_course.experiments.search_space import DEFAULT, Plan, Space, inject_choices, target_names
-from lora_course.experiments.search_storage import MOST_TRIES, queue_again, requeue_running
+from lora_course.experiments.search_storage import MOST_TRIES, queue_again, requeue_running, storage_at
 from lora_course.experiments.search_trial import prepare_data, train_with
 from lora_course.training.history import History
 from tests.experiments.test_benchmark import load, one_device, reviews  # noqa: F401  (a fixture)
@@ -268,6 +268,29 @@ def test_another_plan_is_refused(tmp_path):
         open_study(tmp_path / "s.db", name="foreign")
     with pytest.raises(ValueError, match="train: 61 reviews asked for, there are 60"):
         go(open_study(tmp_path / "big.db", replace(PLAN, train=61)), 1)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("nonsense://me:secret@host/db", "cannot be opened: Can't load plugin"),
+        ("sqlite:////no/such/folder/search.db", "cannot be opened: .*unable to open database file"),
+        ("mssql+nodriver://me:secret@host/db", "cannot be opened"),
+    ],
+)
+def test_a_database_that_is_not_there_is_told_without_its_password(url, said):
+    with pytest.raises(ValueError, match=said) as told:
+        storage_at(url)
+    assert "secret" not in str(told.value)
+
+
+def test_a_missing_driver_is_named(monkeypatch):
+    def missing(*_, **__):
+        raise ImportError("no module")
+
+    monkeypatch.setattr(search_storage, "RDBStorage", missing)
+    with pytest.raises(ValueError, match="the driver for postgresql is not installed; .* psycopg"):
+        storage_at("postgresql://me:secret@host/db")
 
 
 @pytest.mark.parametrize(

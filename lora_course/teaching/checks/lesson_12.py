@@ -84,7 +84,7 @@ def check_best(answer):
          "a comparison with NaN is never true, so NaN in first place is never beaten: drop it first"),
         ("NaN in the middle", _trials(("c", 0.7), ("c", NAN), ("c", 0.8), ("c", 0.6)), (3, 2),
          "NaN is not smaller and not larger than anything: drop it first"),
-        ("values below zero", _trials(("c", -3.0), ("c", NAN), ("c", -1.0), ("f", None)), (0, 2),
+        ("values below zero", _trials(("c", -3.0), ("c", NAN), ("c", -1.0), ("c", -2.0)), (0, 2),
          "a bad trial is no 0: if it counts as 0, it can win. Leave it out"),
         ("failed trials without a value", _trials(("f", None), ("c", 0.7), ("c", 0.6)), (2, 1),
          "a failed trial has None for a value: leave it out before you compare"),
