@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 MOST_TRIES = 3  # a trial that takes its process with it every time is given up
 JOURNAL = (".journal", ".log")
@@ -48,22 +49,25 @@ def storage_at(where: str | Path | BaseStorage, heartbeat: int = 20) -> BaseStor
             return JournalStorage(JournalFileBackend(str(path), lock))
         where = f"sqlite:///{path.as_posix()}"
     patient = {"connect_args": {"timeout": 60}} if str(where).startswith("sqlite") else {}
-    try:
-        with quiet_optuna():
-            return RDBStorage(
-                str(where),
-                engine_kwargs=patient,
-                heartbeat_interval=heartbeat,
-                grace_period=3 * heartbeat,
-                heartbeat_stale_trial_callback=queue_again,
-            )
-    except ImportError:
-        raise ValueError(
-            f"the driver for {str(where).split(':')[0]} is not installed; for PostgreSQL it is psycopg, and the URL "
-            "begins with postgresql+psycopg://"
-        ) from None
-    except SQLAlchemyError as error:
-        raise ValueError(f"the study's database cannot be opened: {str(error).splitlines()[0]}") from error
+    for attempt in range(20):
+        try:
+            with quiet_optuna():
+                return RDBStorage(
+                    str(where),
+                    engine_kwargs=patient,
+                    heartbeat_interval=heartbeat,
+                    grace_period=3 * heartbeat,
+                    heartbeat_stale_trial_callback=queue_again,
+                )
+        except ImportError:
+            raise ValueError(
+                f"the driver for {str(where).split(':')[0]} is not installed; for PostgreSQL it is psycopg, with a URL "
+                "of postgresql+psycopg://"
+            ) from None
+        except SQLAlchemyError as error:
+            if attempt == 19 or not (isinstance(error, IntegrityError) or "exist" in str(error)):
+                raise ValueError(f"the study's database cannot be opened: {str(error).splitlines()[0]}") from error
+        time.sleep(0.2)  # another process makes the same tables at this moment; next time they are there
 
 
 def queue_again(study: optuna.Study, trial: FrozenTrial) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from lora_course import assets, cli
 from lora_course.experiments import search as module
@@ -282,6 +283,19 @@ def test_a_database_that_is_not_there_is_told_without_its_password(url, said):
     with pytest.raises(ValueError, match=said) as told:
         storage_at(url)
     assert "secret" not in str(told.value)
+
+
+def test_two_that_make_the_tables_at_once(tmp_path, monkeypatch):
+    real, tries = search_storage.RDBStorage, []
+
+    def racing(*arguments, **options):
+        tries.append(0)
+        if len(tries) < 3:
+            raise OperationalError("CREATE TABLE studies", {}, Exception("table studies already exists"))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(search_storage, "RDBStorage", racing)
+    assert open_study(tmp_path / "s.db", PLAN).trials and len(tries) == 3
 
 
 def test_a_missing_driver_is_named(monkeypatch):
