@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from lora_course.experiments.search_results import TrialResult, best, importance
 from lora_course.experiments.search_space import DEFAULT, Plan, Space, inject_choices, target_names
 from lora_course.experiments.search_storage import MOST_TRIES, queue_again, requeue_running, storage_at
 from lora_course.experiments.search_trial import prepare_data, train_with
+from lora_course.teaching.checks.lesson_12 import should_stop
 from lora_course.training.history import History
 from tests.experiments.test_benchmark import load, one_device, reviews  # noqa: F401  (a fixture)
 
@@ -144,6 +146,22 @@ def test_the_median_pruner_prunes_what_is_worse_than_half(tmp_path, monkeypatch)
     monkeypatch.setattr(search_trial, "evaluate_sentiment", worse)
     results, _ = go(study, 6)
     assert [r.state for r in results] == ["complete"] * 5 + ["pruned"]
+
+
+def test_the_rule_of_lesson_12_is_optunas_median_pruner():
+    study = optuna.create_study(storage=optuna.storages.InMemoryStorage())
+    chance, decided = random.Random(0), []
+    for _ in range(60):
+        trial = study.ask()
+        for step in (10, 20, 30):
+            trial.report(chance.choice([0.1, 0.2, 0.3, 0.4, 0.5]), step)  # so that there are ties
+            frozen = study.trials[trial.number]
+            others = [t.intermediate_values for t in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))]
+            mine = should_stop(frozen.intermediate_values, others, step)
+            assert mine == optuna.pruners.MedianPruner().prune(study, frozen)
+            decided.append(mine)
+        study.tell(trial, 0.0)
+    assert 20 < sum(decided) < 160
 
 
 def interrupting(at, error):
