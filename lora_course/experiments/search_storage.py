@@ -25,6 +25,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 MOST_TRIES = 3  # a trial that takes its process with it every time is given up
@@ -52,13 +53,14 @@ def storage_at(where: str | Path | BaseStorage, heartbeat: int = 20) -> BaseStor
     for attempt in range(20):
         try:
             with quiet_optuna():
-                return RDBStorage(
+                storage = RDBStorage(
                     str(where),
                     engine_kwargs=patient,
                     heartbeat_interval=heartbeat,
                     grace_period=3 * heartbeat,
                     heartbeat_stale_trial_callback=queue_again,
                 )
+            return _one_writer_at_a_time(storage) if str(where).startswith("sqlite") else storage
         except ImportError:
             raise ValueError(
                 f"the driver for {str(where).split(':')[0]} is not installed; for PostgreSQL it is psycopg, with a URL "
@@ -68,6 +70,26 @@ def storage_at(where: str | Path | BaseStorage, heartbeat: int = 20) -> BaseStor
             if attempt == 19 or not (isinstance(error, IntegrityError) or "exist" in str(error)):
                 raise ValueError(f"the study's database cannot be opened: {str(error).splitlines()[0]}") from error
         time.sleep(0.2)  # another process makes the same tables at this moment; next time they are there
+
+
+def _one_writer_at_a_time(storage: RDBStorage) -> RDBStorage:
+    """Lock SQLite from the beginning of a transaction.
+
+    Optuna reads a trial's state and then writes it, and relies on SELECT FOR UPDATE, which SQLite has not: two
+    processes would both take the same waiting trial (optuna issues 4002 and 4621).
+    """
+
+    @event.listens_for(storage.engine, "connect")
+    def connect(connection, _):
+        connection.isolation_level = None  # or Python's sqlite3 begins transactions on its own
+
+    @event.listens_for(storage.engine, "begin")
+    def begin(connection):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    storage.scoped_session.remove()
+    storage.engine.dispose()  # connections from before know nothing of this
+    return storage
 
 
 def queue_again(study: optuna.Study, trial: FrozenTrial) -> None:

@@ -303,6 +303,27 @@ def test_a_database_that_is_not_there_is_told_without_its_password(url, said):
     assert "secret" not in str(told.value)
 
 
+@pytest.mark.parametrize("file", ["search.db", "search.journal"])
+def test_no_two_take_the_same_waiting_trial(tmp_path, file):
+    """Each thread has a connection of its own, as a process has."""
+    study, taken = open_study(tmp_path / file, PLAN), []
+    for _ in range(39):
+        study.enqueue_trial(DEFAULT)
+
+    def take(mine, together):
+        for _ in range(10):
+            together.wait()
+            taken.append(mine.ask().number)
+
+    together = threading.Barrier(4)
+    threads = [threading.Thread(target=take, args=(open_study(tmp_path / file), together)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == list(range(40))
+
+
 def test_two_that_make_the_tables_at_once(tmp_path, monkeypatch):
     real, tries = search_storage.RDBStorage, []
 
