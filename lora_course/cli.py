@@ -3,8 +3,9 @@
     doctor   is everything here that the lessons need?      fetch   models and data, once
     lab      JupyterLab on lesson 00                        build   notebooks from their sources
     table    the README's methods, measured; READING.md     bench   whole comparisons, minutes
-    plan     the memory of a training step, predicted      check   is my notebook right?
-    grade    a folder of notebooks, for instructors
+    plan     the memory of a training step, predicted       search  hyperparameters, on many machines
+    mutate   how strong the exercises' checks are           check   is my notebook right?
+    grade    a folder of notebooks, for instructors         room    all of it on a stick, for a room without network
 Each command is a function from parsed arguments to an exit code: 0 all well, 1 a problem was found, 2 the command
 line makes no sense. What a command alone needs is imported inside it.
 """
@@ -154,6 +155,30 @@ def make_parser() -> argparse.ArgumentParser:
     added.add_argument("--checkpointing", action="store_true", help="compute every block again in the backward pass")
     added.add_argument("--quantization", metavar="NAME", help="nf4 or nf4-double, of the frozen linear layers")
     added.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    added = command(
+        search,
+        "search for hyperparameters, on one machine or on many",
+        "Tries learning rates, ranks, scales, layers, methods and schedules on the packaged encoder, until the study\n"
+        "has so many trials. Ctrl-C or a kill loses the trial in progress, whose choices are queued again: the same\n"
+        "command goes on. A second machine joins with the same --storage; the study tells it everything else.\n\n"
+        "  lora-course search --trials 20\n"
+        "  lora-course search --storage postgresql+psycopg://me:secret@host/db --trials 200\n\n"
+        "--storage is a SQLite file (search.db), a journal file (search.journal; for a folder shared over a network),\n"
+        "or the URL of a database. The options from --train on make a study, and are refused if it is another one.",
+    )
+    added.add_argument("--trials", type=_whole, default=20, metavar="N", help="in all, by default 20")
+    added.add_argument("--storage", default="search.db", metavar="WHERE", help="by default search.db")
+    added.add_argument("--name", default="search", help="of the study, by default search")
+    added.add_argument("--out", type=Path, metavar="FOLDER", help="results, pictures, and this machine's histories")
+    added.add_argument("--json", type=Path, metavar="FILE", help="write plan, trials and importances there")
+    added.add_argument(
+        "--requeue-running", action="store_true", help="nobody else is at work: queue what seems to run, at once"
+    )
+    for name, text in (("train", "640"), ("validation", "200"), ("epochs", "1"), ("batch_size", "16"), ("seed", "0")):
+        added.add_argument(f"--{name.replace('_', '-')}", type=_whole, metavar="N", help=f"by default {text}")
+    for name, text in (("model", "packaged"), ("data", "rotten_tomatoes"), ("metric", "loss; or accuracy, f1"),
+                       ("sampler", "tpe; or random"), ("pruner", "median; or halving, none")):  # fmt: skip
+        added.add_argument(f"--{name}", metavar="NAME", help=f"by default {text}")
     added = command(
         check,
         "say which exercises of a notebook are right",
@@ -369,6 +394,45 @@ def plan(arguments: argparse.Namespace) -> int:
             replace_files({arguments.json: lambda new: new.write_text(text, encoding="utf-8")})
         except OSError as error:
             return _problem(str(error))
+    return 0
+
+
+def search(arguments: argparse.Namespace) -> int:
+    from lora_course.assets import AssetError
+    from lora_course.atomic import replace_files
+    from lora_course.experiments import search as work
+    from lora_course.experiments.search_results import as_json, best
+    from lora_course.experiments.search_space import Plan
+    from lora_course.experiments.search_storage import requeue_running
+
+    names = ("train", "validation", "epochs", "batch_size", "seed", "model", "data", "metric", "sampler", "pruner")
+    chosen = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    if not arguments.trials:
+        return _problem("--trials is 1 or more", code=2)
+    try:
+        plan = Plan(**chosen) if chosen else None
+    except (TypeError, ValueError) as error:
+        return _problem(str(error), code=2)
+    try:
+        study = work.open_study(arguments.storage, plan, arguments.name)
+        if arguments.requeue_running:
+            print(f"queued again: {requeue_running(study) or 'nothing'}")
+        histories = arguments.out and arguments.out / "histories"
+        results = work.search(study, arguments.trials, histories=histories)
+        plan = work.plan_of(study)
+        if arguments.json:
+            text = json.dumps(as_json(results, plan), indent=1) + "\n"
+            replace_files({arguments.json: lambda new: new.write_text(text, encoding="utf-8")})
+        if arguments.out:
+            work.write_report(results, plan, arguments.out)
+    except (AssetError, OSError, ValueError) as error:
+        return _problem(str(error))
+    try:
+        found = best(results, plan.metric)
+    except ValueError as error:
+        return _problem(str(error))
+    print(f"The best by {plan.validation} reviews. They have chosen it, so they flatter it: judge it on others.")
+    print(found.line(plan.metric))
     return 0
 
 

@@ -47,7 +47,7 @@ def python(*arguments, **options):
 def test_help_lists_every_command_with_a_sentence_and_runs_as_a_module():
     shown = python("-m", "lora_course", "--help")
     assert shown.returncode == 0
-    for name in ("doctor", "fetch", "lab", "build", "table", "bench", "plan", "check", "grade"):
+    for name in ("doctor", "fetch", "lab", "build", "table", "bench", "plan", "search", "check", "grade"):
         (line,) = [line for line in shown.stdout.splitlines() if line.split()[:1] == [name]]
         assert len(line.split()) > 5
     assert "lora-course lab" in shown.stdout
@@ -56,7 +56,7 @@ def test_help_lists_every_command_with_a_sentence_and_runs_as_a_module():
 def test_commands_import_nothing_heavy_until_they_run():
     heavy = python("-c", "import sys, lora_course.cli as c; c.make_parser(); print(*sys.modules)").stdout.split()
     assert "lora_course.cli" in heavy
-    assert not {"transformers", "datasets", "jupyterlab", "matplotlib", "jupytext"} & set(heavy)
+    assert not {"transformers", "datasets", "jupyterlab", "matplotlib", "jupytext", "optuna"} & set(heavy)
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,6 @@ PAPERS = (
           "Kim et al.", 2023, "another way to tune a quantized model: train nothing but its scales", "10"),
     Paper("1810.03993", "Model Cards for Model Reporting", "Mitchell et al.", 2018,
           "what somebody who uses your model has to know", "14"),
-    Paper("1909.03004", "Show Your Work: Improved Reporting of Experimental Results",
-          "Dodge, Gururangan, Card, Schwartz, Smith", 2019, "the expected best of n trials instead of the best", "14"),
     Paper("2205.05638", "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",
           "Liu et al.", 2022, "(IA)³: vectors that stretch and shrink what passes through", "14"),
     Paper("2108.06098", "FedPara: Low-Rank Hadamard Product for Communication-Efficient Federated Learning",
@@ -102,6 +100,14 @@ PAPERS = (
           "LoKr: a large matrix as the Kronecker product of two small ones", "14"),
     Paper("2309.14859", "Navigating Text-To-Image Customization: From LyCORIS Fine-Tuning to Model Evaluation",
           "Yeh et al.", 2023, "LoHa and LoKr as they are used, and compared, on images", "14"),
+    Paper("1907.10902", "Optuna: A Next-generation Hyperparameter Optimization Framework",
+          "Akiba, Sano, Yanase, Ohta, Koyama", 2019,
+          "a space that is written as the program runs, pruning, and one study for many machines", "12"),
+    Paper("1909.03004", "Show Your Work: Improved Reporting of Experimental Results",
+          "Dodge, Gururangan, Card, Schwartz, Smith", 2019,
+          "what the best of n trials is worth, as a function of n", "12"),
+    Paper("2304.10255", "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary Subspaces",
+          "Watanabe, Bansal, Hutter", 2023, "importance among the good trials instead of among all", "12"),
 )
 NOT_OURS = {
     "2203.14493": "a computer vision paper; for dynamic ranks cite 2210.07558 or 2303.10512",
