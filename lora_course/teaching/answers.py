@@ -19,32 +19,44 @@ from pathlib import Path
 from typing import Any
 
 from lora_course.teaching.exercises import Verdict, find_exercise, judge, same_conditions
-from lora_course.teaching.source import Lesson
+from lora_course.teaching.source import Cell, Lesson
 
 JUNK = (None, 0, "", [], object(), lambda *args, **kwargs: None, lambda *args, **kwargs: "junk")
 SHORTEST_FRAGMENT = 5  # characters; "no" would be in any message
 
 
 def answer_from_cells(lesson: Lesson, exercise_id: str, student: bool) -> Any:
-    """What the notebook hands to `check`, without running the whole notebook.
+    """What the notebook hands to `check`, solved or as the student gets it, without running the whole notebook."""
+    cell = lesson.exercises[exercise_id]
+    source = cell.for_student() if student else cell.source
+    return answer_in(module_before(lesson, exercise_id), lesson, exercise_id, source)
 
-    Runs, in order and up to the exercise: the imports of every code cell, cells tagged "setup", earlier exercises
-    (solved), and the exercise, solved or as the student gets it.
-    """
+
+def module_before(lesson: Lesson, exercise_id: str) -> types.ModuleType:
+    """What an exercise finds: the imports of the code cells above it, "setup" cells and earlier exercises, solved."""
     module = types.ModuleType("lesson_cells")
     sys.modules[module.__name__] = module  # dataclasses look their module up
     for cell in lesson.cells:
-        if cell.kind != "code":
-            continue
-        source = re.sub(r"^[%!].*$", "", cell.source, flags=re.MULTILINE)
-        if cell.exercise == exercise_id and student:
-            source = cell.for_student()
-        elif not cell.exercise and "setup" not in cell.tags:
-            source = imports_of(source)
-        exec(compile(source, f"<{lesson.slug}, line {cell.line}>", "exec", dont_inherit=True), vars(module))
         if cell.exercise == exercise_id:
             break
+        if cell.kind == "code":
+            source = _without_magics(cell.source)
+            _run(source if cell.exercise or "setup" in cell.tags else imports_of(source), module, lesson, cell)
+    return module
+
+
+def answer_in(module: types.ModuleType, lesson: Lesson, exercise_id: str, source: str) -> Any:
+    """What `check` is handed when the exercise's cell is `source`; runs it in `module`."""
+    _run(_without_magics(source), module, lesson, lesson.exercises[exercise_id])
     return eval(checked_expression(lesson, exercise_id), vars(module))
+
+
+def _run(source: str, module: types.ModuleType, lesson: Lesson, cell: Cell) -> None:
+    exec(compile(source, f"<{lesson.slug}, line {cell.line}>", "exec", dont_inherit=True), vars(module))
+
+
+def _without_magics(source: str) -> str:
+    return re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE)
 
 
 def imports_of(source: str) -> str:
