@@ -14,9 +14,11 @@ import json
 import os
 import signal
 import types
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -64,7 +66,7 @@ class Judged:
 
 
 def measure(
-    root: Path, number: str | None = None, say: Callable[[str], None] = print
+    root: Path, number: str | None = None, say: Callable[[str], None] = partial(print, flush=True)
 ) -> tuple[dict[str, Strength], list[Judged]]:
     """Judges the mutants of every exercise whose solution or check has changed, or of all of lesson `number`, and
     writes the record after each. Returns the record of all exercises and what was judged now.
@@ -158,8 +160,6 @@ def _limit_this_process() -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    import warnings
-
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -205,9 +205,9 @@ def problems(root: Path, record: dict[str, Strength]) -> list[str]:
     """What keeps the record from being complete: not measured since a change, too weak, unexplained."""
     found = []
     for lesson in read_lessons(root):
-        for i in lesson.exercises:
-            if i not in record or record[i].fingerprint != fingerprint(lesson, i):
-                found.append(f"{i}: its solution or check has changed: lora-course mutate --lesson {lesson.number}")
+        stale = [i for i in lesson.exercises if i not in record or record[i].fingerprint != fingerprint(lesson, i)]
+        if stale:
+            found.append(f"{', '.join(stale)}: not measured since the solution or its check changed: lora-course mutate")
     for i, strength in record.items():
         unexplained = [change for change, why in strength.accepted.items() if not why]
         found += [f"{i}: {change} is accepted, and {RECORD} does not say why" for change in unexplained]

@@ -298,7 +298,8 @@ def sequences(node: ast.AST, place: Place) -> Iterator[Replacement]:
 
 def gradients(node: ast.AST, place: Place) -> Iterator[Replacement]:
     """A detach where the result must carry gradients. Those left out are found as calls, no_grad as a statement."""
-    if any(word in place.function.name for word in GRAPH):
+    arguments = [argument.arg for argument in place.function.args.args]
+    if any(word in place.function.name for word in GRAPH) and "ctx" not in arguments:  # a Function has no graph inside
         detached = lambda part: ast.Call(ast.Attribute(part, "detach", ast.Load()), [], [])  # noqa: E731
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
             yield but(node, left=detached(node.left))
