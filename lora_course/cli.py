@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 START = Path("notebooks") / "00_start.ipynb"
@@ -410,11 +411,12 @@ def mutate(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from lora_course.atomic import replace_files
-    from lora_course.teaching import mutation
+    from lora_course.teaching.mutation import record
+    from lora_course.teaching.mutation.measure import measure
 
     def run(root: Path) -> int:
         try:
-            record, judged = mutation.measure(root, arguments.lesson)
+            found, judged = measure(root, arguments.lesson, say=partial(print, flush=True))
         except ValueError as error:
             return _problem(str(error), code=2)
         except RuntimeError as error:
@@ -422,9 +424,9 @@ def mutate(arguments: argparse.Namespace) -> int:
         if arguments.json:
             text = json.dumps([asdict(one) for one in judged], indent=1, ensure_ascii=False) + "\n"
             replace_files({arguments.json: lambda new: new.write_text(text, encoding="utf-8")})
-        problems = mutation.problems(root, record)
+        problems = record.problems(root, found)
         print(*problems, sep="\n", end="\n" if problems else "")
-        print(f"{mutation.share(record):.1%} of all mutants are rejected. Written to {mutation.PAGE}.")
+        print(f"{record.share(found):.1%} of all mutants are rejected. Written to {record.PAGE}.")
         return 1 if problems else 0
 
     return _with_sources(run)

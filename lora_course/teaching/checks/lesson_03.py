@@ -60,9 +60,9 @@ def put_adapters(model: nn.Module, suffixes: list[str], config: AdapterConfig) -
     "03.1",
     title="Put adapters into a model",
     reference=put_adapters,
-    verified="the right layers and no others are wrapped, also for names of one part and of several, each around the layer that was there; nothing but A and B is "
-    "trainable; the output is as before until B moves; a name that matches nothing and a second injection are refused "
-    "before anything has changed",
+    verified="the right layers and no others are wrapped, also for names of one part and of several, each around the "
+    "layer that was there, with the settings of the config; nothing but A and B is trainable; the output is as before "
+    "until B moves; a name that matches nothing and a second injection are refused before anything has changed",
     minutes=25,
     difficulty=3,
 )
