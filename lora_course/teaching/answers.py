@@ -144,6 +144,29 @@ def coverage_problems(exercise_ids: Iterable[str], right: Path, wrong: Path) -> 
     return problems
 
 
+def copied_answer_problems(lesson: Lesson, right: Path) -> list[str]:
+    """Each right answer is another program than the solution, not the same one with other names."""
+    solutions = {exercise_id: skeleton(cell.source) for exercise_id, cell in lesson.exercises.items()}
+    files = [path for path in answer_files(right) if exercise_of(path) in solutions]
+    copies = [path for path in files if skeleton(path.read_text("utf-8")) == solutions[exercise_of(path)]]
+    return [f"{path.name}: the solution in {lesson.path.name} with other names is no second answer" for path in copies]
+
+
+def skeleton(source: str) -> list[str]:
+    """The functions of a program without their names, comments, docstrings and annotations."""
+    found = []
+    for function in ast.walk(ast.parse(source)):
+        if isinstance(function, ast.FunctionDef):
+            numbers: dict[str, str] = {}
+            body = function.body[1:] if ast.get_docstring(function) else function.body
+            for node in ast.walk(ast.Module([*function.args.args, *body], [])):
+                for name in ("id", "arg"):
+                    if isinstance(getattr(node, name, None), str) and not isinstance(node, ast.keyword):
+                        setattr(node, name, numbers.setdefault(getattr(node, name), f"n{len(numbers)}"))
+            found.append("\n".join(ast.dump(statement) for statement in body))
+    return found
+
+
 def load_answer(path: Path) -> tuple[str, str, Any]:
     """The exercise's id, the fragment of the message (empty for a right answer), and the answer."""
     spec = importlib.util.spec_from_file_location(f"answer_{path.parent.name}_{path.stem}", path)

@@ -75,15 +75,19 @@ def measure(
 
 def judge_mutants(lesson: Lesson, exercise_id: str, chosen: Iterable[Mutant]) -> Iterator[Judged]:
     """Each mutant's verdict. The solution itself, unchanged, must be right first: RuntimeError if it is not."""
-    torch.set_num_threads(1)  # a fork has no other threads to wait for
     with same_conditions(), _quiet():
         module = module_before(lesson, exercise_id)
     find_exercise(exercise_id).load_reference()
     solution = Mutant("the solution", lesson.exercises[exercise_id].source)
-    if (first := _in_a_fork(module, lesson, exercise_id, solution)).outcome != "accepted":
-        raise RuntimeError(f"the solution of {exercise_id} itself is rejected: {first.message}")
-    for mutant in chosen:
-        yield _in_a_fork(module, lesson, exercise_id, mutant)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a fork has no other threads to wait for
+    try:
+        if (first := _in_a_fork(module, lesson, exercise_id, solution)).outcome != "accepted":
+            raise RuntimeError(f"the solution of {exercise_id} itself is rejected: {first.message}")
+        for mutant in chosen:
+            yield _in_a_fork(module, lesson, exercise_id, mutant)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _in_a_fork(module: types.ModuleType, lesson: Lesson, exercise_id: str, mutant: Mutant) -> Judged:

@@ -1,7 +1,8 @@
 """What came out of the measurement: kept in solutions/checks.json, told in solutions/CHECKS.md.
 
 The record says for each exercise how many mutants its check rejected, and lists those that it accepts; the reasons
-beside them are written by a person, in checks.json, and survive the next measurement.
+beside them are written by a person, in checks.json, and survive the next measurement: "no difference: why" for a
+mutant that does the same as the solution, "allowed: why" for one that does not.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from lora_course.teaching.mutation import mutants, rules
 from lora_course.teaching.source import Lesson, lesson_paths, read_lesson
 
 RECORD, PAGE = Path("solutions") / "checks.json", Path("solutions") / "CHECKS.md"
+ALIKE = "no difference"  # how the reason of a mutant begins that does the same as the solution
 WANTED = 0.95  # of all mutants must be rejected
 
 
@@ -115,4 +117,10 @@ def report(record: dict[str, Strength]) -> str:
     rows.append(f"| all | {' | '.join(str(total[k]) for k in range(5))} | {share(record):.1%} |")
     accepted = [(i, change, why) for i, found in sorted(record.items()) for change, why in found.accepted.items()]
     told = "\n".join(f"- **{i}** {change}: {why or '(no reason given yet)'}" for i, change, why in accepted)
-    return f"{OPENING}\n" + "\n".join(rows) + f"\n\n{MIDDLE}\n\n{told or 'None.'}\n"
+    alike = sum(why.startswith(ALIKE) for _, _, why in accepted)
+    rejected = total[0] - len(accepted)
+    counted = (
+        f"Of {len(accepted)} accepted mutants {alike} make no difference that could be seen. Without them, "
+        f"{rejected / max(1, total[0] - alike):.1%} are rejected."
+    )
+    return f"{OPENING}\n" + "\n".join(rows) + f"\n\n{MIDDLE}\n\n{counted}\n\n{told or 'None.'}\n"
