@@ -19,6 +19,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 START = Path("notebooks") / "00_start.ipynb"
@@ -202,6 +203,18 @@ def make_parser() -> argparse.ArgumentParser:
     added.add_argument("--jobs", type=_whole, default=1, metavar="N", help="at once, by default 1; 1 GiB each")
     added.add_argument("--seconds", type=_whole, default=60, metavar="N", help="for one exercise, by default 60")
     added.add_argument("--memory", type=_whole, default=4096, metavar="MIB", help="for one exercise, by default 4096")
+    added = command(
+        mutate,
+        "measure how many small mistakes the checks reject (for authors)",
+        "Changes every solution in one place at a time and hands each of these mutants to its exercise's check, in a\n"
+        "process of its own. Judges the exercises whose solution or check has changed since last time, writes\n"
+        "solutions/checks.json and solutions/CHECKS.md, and exits with 1 if less than 95 % are rejected or one is\n"
+        "accepted for which checks.json does not say why. Some minutes for all lessons.\n\n"
+        "  lora-course mutate\n"
+        "  lora-course mutate --lesson 02 --json /tmp/02.json",
+    )
+    added.add_argument("--lesson", metavar="NN", help="this lesson alone, changed or not")
+    added.add_argument("--json", type=Path, metavar="FILE", help="write what each check said to each mutant there")
     return parser
 
 
@@ -459,6 +472,31 @@ def grade(arguments: argparse.Namespace) -> int:
             print(note, file=sys.stderr)
         print(f"{in_words(graded.rows) or 'no notebook found'}. Written to {arguments.out}: grades.csv, index.html.")
         return 0 if graded.rows else 1
+
+    return _with_sources(run)
+
+
+def mutate(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from lora_course.atomic import replace_files
+    from lora_course.teaching.mutation import record
+    from lora_course.teaching.mutation.measure import measure
+
+    def run(root: Path) -> int:
+        try:
+            found, judged = measure(root, arguments.lesson, say=partial(print, flush=True))
+        except ValueError as error:
+            return _problem(str(error), code=2)
+        except RuntimeError as error:
+            return _problem(str(error))
+        if arguments.json:
+            text = json.dumps([asdict(one) for one in judged], indent=1, ensure_ascii=False) + "\n"
+            replace_files({arguments.json: lambda new: new.write_text(text, encoding="utf-8")})
+        problems = record.problems(root, found)
+        print(*problems, sep="\n", end="\n" if problems else "")
+        print(f"{record.share(found):.1%} of all mutants are rejected. Written to {record.PAGE}.")
+        return 1 if problems else 0
 
     return _with_sources(run)
 

@@ -450,7 +450,7 @@ else:
 #
 # ★★★ · 20 minutes
 #
-# Complete the two halves of `FrozenLinear`, an operation with a backward pass of its own. `dequantize` is a function without arguments that makes W, (out, in), anew on each call. x may have any number of leading dimensions.
+# Complete the two halves of `FrozenLinear`, an operation with a backward pass of its own. `dequantize` is a function without arguments that makes W, (out, in), anew on each call. x may have any number of leading dimensions. Keep nothing between the two halves that the second does not need.
 #
 # <details><summary>Nudge</summary>
 #

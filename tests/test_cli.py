@@ -47,7 +47,7 @@ def python(*arguments, **options):
 def test_help_lists_every_command_with_a_sentence_and_runs_as_a_module():
     shown = python("-m", "lora_course", "--help")
     assert shown.returncode == 0
-    for name in ("doctor", "fetch", "lab", "build", "table", "bench", "plan", "search", "check", "grade"):
+    for name in ("doctor", "fetch", "lab", "build", "table", "bench", "plan", "search", "check", "grade", "mutate"):
         (line,) = [line for line in shown.stdout.splitlines() if line.split()[:1] == [name]]
         assert len(line.split()) > 5
     assert "lora-course lab" in shown.stdout

@@ -69,6 +69,11 @@ def test_every_exercise_has_right_and_wrong_answers():
     none_of(answers.coverage_problems([exercise_id for _, exercise_id in EXERCISES], RIGHT, WRONG))
 
 
+@pytest.mark.parametrize("lesson", LESSONS, ids=[lesson.slug for lesson in LESSONS])
+def test_right_answers_are_other_programs_than_the_solution(lesson):
+    none_of(answers.copied_answer_problems(lesson, RIGHT))
+
+
 @pytest.mark.parametrize("path", answers.answer_files(WRONG), ids=lambda path: path.stem)
 def test_wrong_answer_is_rejected_with_its_message(path):
     none_of(answers.wrong_answer_problems(path))

@@ -19,32 +19,44 @@ from pathlib import Path
 from typing import Any
 
 from lora_course.teaching.exercises import Verdict, find_exercise, judge, same_conditions
-from lora_course.teaching.source import Lesson
+from lora_course.teaching.source import Cell, Lesson
 
 JUNK = (None, 0, "", [], object(), lambda *args, **kwargs: None, lambda *args, **kwargs: "junk")
 SHORTEST_FRAGMENT = 5  # characters; "no" would be in any message
 
 
 def answer_from_cells(lesson: Lesson, exercise_id: str, student: bool) -> Any:
-    """What the notebook hands to `check`, without running the whole notebook.
+    """What the notebook hands to `check`, solved or as the student gets it, without running the whole notebook."""
+    cell = lesson.exercises[exercise_id]
+    source = cell.for_student() if student else cell.source
+    return answer_in(module_before(lesson, exercise_id), lesson, exercise_id, source)
 
-    Runs, in order and up to the exercise: the imports of every code cell, cells tagged "setup", earlier exercises
-    (solved), and the exercise, solved or as the student gets it.
-    """
+
+def module_before(lesson: Lesson, exercise_id: str) -> types.ModuleType:
+    """What an exercise finds: the imports of the code cells above it, "setup" cells and earlier exercises, solved."""
     module = types.ModuleType("lesson_cells")
     sys.modules[module.__name__] = module  # dataclasses look their module up
     for cell in lesson.cells:
-        if cell.kind != "code":
-            continue
-        source = re.sub(r"^[%!].*$", "", cell.source, flags=re.MULTILINE)
-        if cell.exercise == exercise_id and student:
-            source = cell.for_student()
-        elif not cell.exercise and "setup" not in cell.tags:
-            source = imports_of(source)
-        exec(compile(source, f"<{lesson.slug}, line {cell.line}>", "exec", dont_inherit=True), vars(module))
         if cell.exercise == exercise_id:
             break
+        if cell.kind == "code":
+            source = _without_magics(cell.source)
+            _run(source if cell.exercise or "setup" in cell.tags else imports_of(source), module, lesson, cell)
+    return module
+
+
+def answer_in(module: types.ModuleType, lesson: Lesson, exercise_id: str, source: str) -> Any:
+    """What `check` is handed when the exercise's cell is `source`; runs it in `module`."""
+    _run(_without_magics(source), module, lesson, lesson.exercises[exercise_id])
     return eval(checked_expression(lesson, exercise_id), vars(module))
+
+
+def _run(source: str, module: types.ModuleType, lesson: Lesson, cell: Cell) -> None:
+    exec(compile(source, f"<{lesson.slug}, line {cell.line}>", "exec", dont_inherit=True), vars(module))
+
+
+def _without_magics(source: str) -> str:
+    return re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE)
 
 
 def imports_of(source: str) -> str:
@@ -130,6 +142,29 @@ def coverage_problems(exercise_ids: Iterable[str], right: Path, wrong: Path) -> 
         problems += [f"{i}: {count[i]} of at least {least} in {folder.name}/" for i in sorted(ids) if count[i] < least]
         problems += [f"{folder.name}/ has an answer to {i}, which is no exercise" for i in sorted(set(count) - ids)]
     return problems
+
+
+def copied_answer_problems(lesson: Lesson, right: Path) -> list[str]:
+    """Each right answer is another program than the solution, not the same one with other names."""
+    solutions = {exercise_id: skeleton(cell.source) for exercise_id, cell in lesson.exercises.items()}
+    files = [path for path in answer_files(right) if exercise_of(path) in solutions]
+    copies = [path for path in files if skeleton(path.read_text("utf-8")) == solutions[exercise_of(path)]]
+    return [f"{path.name}: the solution in {lesson.path.name} with other names is no second answer" for path in copies]
+
+
+def skeleton(source: str) -> list[str]:
+    """The functions of a program without their names, comments, docstrings and annotations."""
+    found = []
+    for function in ast.walk(ast.parse(source)):
+        if isinstance(function, ast.FunctionDef):
+            numbers: dict[str, str] = {}
+            body = function.body[1:] if ast.get_docstring(function) else function.body
+            for node in ast.walk(ast.Module([*function.args.args, *body], [])):
+                for name in ("id", "arg"):
+                    if isinstance(getattr(node, name, None), str) and not isinstance(node, ast.keyword):
+                        setattr(node, name, numbers.setdefault(getattr(node, name), f"n{len(numbers)}"))
+            found.append("\n".join(ast.dump(statement) for statement in body))
+    return found
 
 
 def load_answer(path: Path) -> tuple[str, str, Any]:

@@ -9,7 +9,7 @@ and it picks the one that matches. `summarise` shows any value in one short line
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -143,6 +143,12 @@ def expect_parts(name: str, yours: Any, expected: str, likely: str | None = None
     """Raises Wrong unless `yours` is a tuple or list with one part for each name in `expected`, "grad_A, grad_B"."""
     if not isinstance(yours, tuple | list) or len(yours) != len(expected.split(",")):
         raise Wrong(name, yours=yours, expected=expected, likely=likely or f"return {expected}")
+
+
+def expect_untouched(names: str, now: Sequence[Tensor], before: Sequence[Tensor]) -> None:
+    """Raises Wrong for the first tensor that the answer has changed. names: "x, A, B", one for each."""
+    for name, mine, old in zip(names.split(", "), now, before, strict=True):
+        expect_close(f"{name}, which you were given, stays as it was", mine, old, "make new tensors: no +=, no mul_")
 
 
 def diagnose(yours: Any, mistakes: Mapping[str, Any | Callable[[], Any]], default: str | None = None) -> str | None:

@@ -246,6 +246,15 @@ def test_coverage_counts_files(tmp_path):
         answers.answer_files(wrong)
 
 
+def test_a_copied_solution_is_no_second_answer(course):
+    right = course / "right_answers"
+    assert answers.copied_answer_problems(lesson_of(course), right) == []
+    again = '"""99.1"""\n\n\ndef answer(number):\n    """Twice."""\n    return 2 * number  # so\n'
+    (right / "ex_99_1_again.py").write_text(again)
+    (problem,) = answers.copied_answer_problems(lesson_of(course), right)
+    assert problem.startswith("ex_99_1_again.py: the solution in 99_fixture.py")
+
+
 def test_a_drifting_notebook_is_seen(course):
     assert build(course, check=True) == []
     edit(source_path(course), "# ## Doubling", "# ## Twice")

@@ -20,7 +20,8 @@ def trainable_percent(model: nn.Module) -> float:
     "00.1",
     title="How much of it is trained?",
     reference=trainable_percent,
-    verified="right for a frozen model, an open one, a mixed one, and one that uses a weight twice",
+    verified="right for a frozen model, an open one, a mixed one, one with blocks and buffers, and one that uses a "
+    "weight twice",
     minutes=8,
     difficulty=1,
 )
@@ -28,6 +29,8 @@ def check_percent(answer):
     def layers() -> nn.Sequential:
         return nn.Sequential(nn.Linear(10, 30), nn.Linear(30, 3), nn.LayerNorm(3))
 
+    nested = nn.Sequential(nn.Sequential(nn.Linear(10, 30), nn.BatchNorm1d(30)), nn.Linear(30, 3))
+    nested[0].requires_grad_(False)
     mixed, frozen, tied = layers(), layers().requires_grad_(False), nn.Sequential(nn.Embedding(50, 4), nn.Linear(4, 50))
     mixed[0].requires_grad_(False)
     tied[1].weight = tied[0].weight
@@ -37,12 +40,14 @@ def check_percent(answer):
         ("with everything open", layers()),
         ("with everything frozen", frozen),
         ("that uses one weight twice", tied),
+        ("with a block inside, and running means", nested),
     ]:
         parameters = list(model.parameters())
         total, trained = sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
         expected = 100 * trained / total
         yours = answer(model)
         tensors = 100 * sum(p.requires_grad for p in parameters) / len(parameters)
+        buffers = sum(b.numel() for b in model.buffers())
         twice = [p for _, p in model.named_parameters(remove_duplicate=False)]
         likely = diagnose(
             yours,
@@ -51,6 +56,7 @@ def check_percent(answer):
                 "you counted tensors, not the numbers in them: use p.numel()": tensors,
                 "you divided by the frozen parameters, not by all of them": 100 * trained / max(1, total - trained),
                 "that is the frozen share": 100 - expected,
+                "buffers, such as running means, are no parameters": 100 * trained / (total + buffers),
                 "that is the number of trained parameters, not their share": trained,
                 "a weight that two layers share was counted twice: model.parameters() gives it once": 100
                 * sum(p.numel() for p in twice if p.requires_grad)
@@ -75,6 +81,7 @@ def majority_baseline(train_labels: list[int], test_labels: list[int]) -> float:
 )
 def check_majority(answer):
     cases = [([1, 1, 0, 1], [0, 0, 1, 0, 0]), ([0, 1, 0], [0, 0, 1, 1]), ([1, 1, 1], [1, 1]), ([0, 0, 1], [1, 1, 1])]
+    cases.append(([2, 0, 2, 1, 2, 0], [2, 0, 1, 2]))
     for train, test in cases:
         expected = majority_baseline(train, test)
         yours = answer(list(train), list(test))
@@ -89,6 +96,10 @@ def check_majority(answer):
                 "that is a percentage: return a fraction between 0 and 1": 100 * expected,
                 "that is the number of hits: divide by the number of test labels": expected * len(test),
                 "that is the share of positive labels": sum(test) / len(test),
+                "labels need not be 0 and 1: count how often each occurs": sum(
+                    y == round(sum(train) / len(train)) for y in test
+                )
+                / len(test),
             },
         )
         expect_close(f"accuracy on {test} of the label most frequent in {train}", yours, expected, likely, atol=1e-9)

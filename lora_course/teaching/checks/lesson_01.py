@@ -82,6 +82,7 @@ def check_energy(answer):
         ([4.0, 2.0, 2.0, 1.0], 0.8, "a share that a rank meets exactly (16 + 4 of 25)"),
         ([5.0, 0.1, 0.1], 0.9, "one direction that is nearly all"),
         ([1.0, 1.0, 1.0, 1.0], 0.5, "equal singular values"),
+        ([2.0, 1.0, 1.0, 1.0, 1.0], 0.6, "one that is twice as large as the others"),
         ([0.1] * 10, 1.0, "everything: share 1"),
     ]
     mistakes = {
@@ -128,7 +129,7 @@ def largest_cheaper_rank(in_features: int, out_features: int) -> int:
     difficulty=1,
 )
 def check_break_even(answer):
-    sizes = [(384, 1536), (768, 768), (20, 12), (6, 3), (1, 50), (4096, 14336)]
+    sizes = [(384, 1536), (768, 768), (20, 12), (6, 3), (3, 7), (1, 50), (4096, 14336)]
     mistakes = {
         "half the smaller side is right for square matrices only: write both prices down": lambda n, k: min(n, k) // 2,
         "that is the largest rank a matrix of this shape can have, not the largest that pays": min,

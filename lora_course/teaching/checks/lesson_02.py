@@ -10,7 +10,15 @@ from transformers.pytorch_utils import Conv1D
 from lora_course.adapters import LoRA
 from lora_course.adapters.base import Adapter, weight_view
 from lora_course.adapters.config import AdapterConfig
-from lora_course.teaching.compare import Wrong, diagnose, expect_close, expect_equal, expect_parts, expect_subclass
+from lora_course.teaching.compare import (
+    Wrong,
+    diagnose,
+    expect_close,
+    expect_equal,
+    expect_parts,
+    expect_subclass,
+    expect_untouched,
+)
 from lora_course.teaching.exercises import exercise
 
 IN, OUT, RANK, ALPHA = 20, 12, 3, 7.0  # all different, so that a swap or a forgotten factor shows
@@ -79,6 +87,8 @@ def check_init(answer):
             expected="Parameter and Parameter",
             likely="a plain tensor is not in model.parameters(), so no optimizer would ever see it",
         )
+    frozen = [name for name, p in zip("AB", (A, B), strict=True) if not p.requires_grad]
+    expect_equal("A and B are trainable: frozen are", frozen, [], "leave requires_grad as nn.Parameter sets it, True")
     swapped = tuple(A.shape) == (n_in, rank) or tuple(B.shape) == (rank, n_out)
     expect_equal(
         "A has shape (rank, in_features)",
@@ -116,6 +126,21 @@ def check_init(answer):
             expected="A random, B = 0",
             likely="you zeroed A. B A = 0 this way too, but the paper and every library zero B",
         )
+    _check_spread(A)
+    other, _ = answer(n_in, n_out, rank)
+    if torch.equal(A, other):
+        raise Wrong(
+            "each layer draws an A of its own",
+            yours="the same A in a second call",
+            expected="other random numbers",
+            likely="torch.manual_seed inside the function starts the generator again, for all that follows: seed "
+            "once, at the start of a run",
+        )
+
+
+def _check_spread(A: torch.Tensor) -> None:
+    """A (r, in), large enough for its spread to be that of its distribution."""
+    rank, n_in = A.shape
     bound = 1 / math.sqrt(n_in)
     largest, spread = A.detach().abs().max().item(), A.detach().std().item()
     mistakes = {
@@ -127,7 +152,7 @@ def check_init(answer):
     likely = (
         named[0] if named else "nn.init.kaiming_uniform_(A, a=math.sqrt(5)) is what nn.Linear does to its own weight"
     )
-    if not (largest <= bound * 1.001 and abs(spread - bound / math.sqrt(3)) < 0.1 * bound):
+    if not (largest <= bound * 1.001 and abs(spread - bound / math.sqrt(3)) < 0.03 * bound):
         raise Wrong(
             f"A is uniform in ±1/sqrt(in_features) = ±{bound:.3f}, whose spread is {bound / math.sqrt(3):.4f}",
             yours=f"largest {largest:.3f}, spread {spread:.4f}",
@@ -153,6 +178,7 @@ def check_layer(answer):
         _check_parameters(layer)
         _check_forward(layer)
         _check_merging(layer)
+    _check_spread(answer(nn.Linear(1600, OUT), config).lora_A.detach())
     _check_dropout(answer(nn.Linear(IN, OUT), AdapterConfig(rank=RANK, alpha=ALPHA, dropout=0.5)))
 
 
@@ -180,7 +206,7 @@ def _check_forward(layer: Adapter) -> None:
     nn.init.normal_(layer.lora_A)
     nn.init.normal_(layer.lora_B)
     layer.double()
-    x = torch.randn(2, 5, IN, dtype=torch.float64)
+    x = torch.randn(2, 5, IN, dtype=torch.float64, requires_grad=True)
     A, B = layer.lora_A, layer.lora_B
     base, branch = layer.base_layer(x), x @ A.T @ B.T
     bias = layer.bias if layer.bias is not None else 0.0
@@ -202,21 +228,23 @@ def _check_forward(layer: Adapter) -> None:
         },
     )
     expect_close("forward is W x + b + (alpha / rank) B A x", yours, base + SCALING * branch, likely)
-    grads = torch.autograd.grad(yours.square().sum(), [A, B], allow_unused=True)
-    wanted = torch.autograd.grad((base + SCALING * branch).square().sum(), [A, B])
-    for name, mine, right in zip("AB", grads, wanted, strict=True):
+    grads = torch.autograd.grad(yours.square().sum(), [A, B, x], allow_unused=True)
+    wanted = torch.autograd.grad((base + SCALING * branch).square().sum(), [A, B, x], retain_graph=True)
+    frozen = torch.autograd.grad((base + SCALING * branch.detach()).square().sum(), [x])[0]
+    for name, mine, right in zip("ABx", grads, wanted, strict=True):
         if mine is None:
             raise Wrong(
                 f"{name} gets a gradient",
                 yours="no gradient",
                 expected="a gradient",
-                likely=".data, .detach() or no_grad() cuts the graph between the output and the parameter",
+                likely=f".data, .detach() or no_grad() cuts the graph between the output and {name}",
             )
-        expect_close(f"the gradient of {name}", mine, right)
+        likely = "x was detached on its way into A: earlier layers learn through the branch too"
+        expect_close(f"the gradient of {name}", mine, right, diagnose(mine, {likely: frozen}))
 
 
 def _check_merging(layer: Adapter) -> None:
-    x = torch.randn(5, IN, dtype=torch.float64)
+    x = torch.randn(5, IN, dtype=torch.float64, requires_grad=True)
     A, B, before = layer.lora_A, layer.lora_B, layer(x)
     yours = layer.delta_weight()
     likely = diagnose(
@@ -229,12 +257,15 @@ def _check_merging(layer: Adapter) -> None:
     )
     expect_close("delta_weight is (alpha / rank) B A", yours, SCALING * B @ A, likely)
     layer.merge()
+    merged = layer(x)
     expect_close(
         "a merged layer gives the same output as before",
-        layer(x),
+        merged,
         before,
         "when self.merged is True the change is in W already: return the base output alone",
     )
+    if not merged.requires_grad:
+        raise Wrong("a merged layer hands the gradient on to x", likely="return the base output as it is, not detached")
     layer.unmerge()
 
 
@@ -288,6 +319,7 @@ def lora_backward(grad_h, x, A, B, scaling):
 def check_backward(answer):
     x, _, _, A, B = random_layer()
     grad_h = torch.randn(5, OUT, dtype=torch.float64)
+    before = [t.clone() for t in (grad_h, x, A, B)]
     leaves = [t.clone().requires_grad_() for t in (x, A, B)]
     out = SCALING * leaves[0] @ leaves[1].T @ leaves[2].T
     expected = torch.autograd.grad(out, leaves, grad_h)
@@ -312,6 +344,7 @@ def check_backward(answer):
             },
         )
         expect_close(f"{name} equals autograd's", mine, right, likely, atol=1e-10, rtol=1e-10)
+    expect_untouched("grad_h, x, A, B", (grad_h, x, A, B), before)
 
 
 def merge_into(layer: nn.Module, A: torch.Tensor, B: torch.Tensor, scaling: float) -> None:

@@ -60,9 +60,9 @@ def put_adapters(model: nn.Module, suffixes: list[str], config: AdapterConfig) -
     "03.1",
     title="Put adapters into a model",
     reference=put_adapters,
-    verified="the right layers and no others are wrapped, each around the layer that was there; nothing but A and B is "
-    "trainable; the output is as before until B moves; a name that matches nothing and a second injection are refused "
-    "before anything has changed",
+    verified="the right layers and no others are wrapped, also for names of one part and of several, each around the "
+    "layer that was there, with the settings of the config; nothing but A and B is trainable; the output is as before "
+    "until B moves; a name that matches nothing and a second injection are refused before anything has changed",
     minutes=25,
     difficulty=3,
 )
@@ -71,7 +71,7 @@ def check_put_adapters(answer):
     layers, before = dict(model.named_modules()), model(x)
     names = answer(model, ["query", "out"], CONFIG)
     expected = ["blocks.0.out", "blocks.0.query", "blocks.1.out", "blocks.1.query"]
-    _check_wrapped(model, expected)
+    _check_wrapped(model, expected, ["query", "out"])
     for name in expected:
         if model.get_submodule(name).base_layer is not layers[name]:
             raise Wrong(
@@ -92,10 +92,25 @@ def check_put_adapters(answer):
         expected,
         "return the list of full names, such as 'blocks.0.query'",
     )
+    for name in expected:
+        adapter = model.get_submodule(name)
+        right = CONFIG.alpha / RANK * adapter.lora_B @ adapter.lora_A
+        likely = "hand `config` itself to LoRA: its alpha, its dropout and whatever else it says"
+        expect_close(f"the adapter at {name} has the config's scaling", adapter.delta_weight(), right, likely)
     _check_refusals(answer, model, x)
+    for suffixes, expected in ((["head"], ["head"]), (["1.key"], ["blocks.1.key"])):
+        model = Tiny()
+        try:
+            answer(model, suffixes, CONFIG)
+        except ValueError as error:
+            likely = "a name may be a suffix of itself: 'head' has no dot before it"
+            if suffixes != ["head"]:
+                likely = "a suffix may have several parts, as PEFT allows: compare the end of the name, not one part"
+            raise Wrong(f"{suffixes} matches {expected}", yours=f"ValueError: {error}", likely=likely) from error
+        _check_wrapped(model, expected, suffixes)
 
 
-def _check_wrapped(model: nn.Module, expected: list[str]) -> None:
+def _check_wrapped(model: nn.Module, expected: list[str], suffixes: list[str]) -> None:
     wrapped = sorted(name for name, module in model.named_modules() if isinstance(module, Adapter))
     likely = None
     if odd := [child for child, _ in model.named_children() if "." in child]:
@@ -119,7 +134,7 @@ def _check_wrapped(model: nn.Module, expected: list[str]) -> None:
         likely = "the wrapped layer must take the old one's place in the model: model.set_submodule(name, new)"
     elif any(name.endswith("query") for name in wrapped) and not any(name.endswith("out") for name in wrapped):
         likely = "only the first suffix was used"
-    expect_equal("the layers that became adapters for ['query', 'out']", wrapped, expected, likely)
+    expect_equal(f"the layers that became adapters for {suffixes}", wrapped, expected, likely)
 
 
 def _check_trainable(model: nn.Module, adapted: list[str]) -> None:

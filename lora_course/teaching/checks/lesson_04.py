@@ -10,7 +10,7 @@ from lora_course.training.batching import pad_collate
 from lora_course.training.config import warmup_then_decay
 from lora_course.training.metrics import confusion_counts
 
-PAD = 7  # not 0, so that a hard-coded 0 shows
+PAD = 7  # not 0, so that a hard-coded 0 shows; it occurs in a sentence too, as GPT-2's end-of-text does
 
 
 @exercise(
@@ -22,7 +22,7 @@ PAD = 7  # not 0, so that a hard-coded 0 shows
     difficulty=2,
 )
 def check_padding(answer):
-    batches = [[[1, 2, 3], [4, 5, 6, 8, 9], [2]], [[3, 3], [1, 4]], [[5]]]
+    batches = [[[1, 2, 3], [4, 5, PAD, 8, 9], [2]], [[3, 3], [1, 4]], [[5]]]
     for ids in batches:
         examples = [{"input_ids": row, "labels": i % 2} for i, row in enumerate(ids)]
         before = [list(row) for row in ids]
@@ -66,6 +66,8 @@ def check_padding(answer):
                 batch["attention_mask"],
                 {
                     "the mask is all ones: the model would attend to padding": torch.ones_like(right["attention_mask"]),
+                    "the mask follows the lengths, not the ids: the pad token may occur in a sentence, as where it is "
+                    "the end-of-text token": (right["input_ids"] != PAD).long(),
                     "the mask is upside down: 1 means attend, 0 means padding": 1 - right["attention_mask"],
                 },
             ),
@@ -98,7 +100,7 @@ def score(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
     "04.2",
     title="Accuracy and F1",
     reference=score,
-    verified="equal to counting by hand on six sets of answers, skewed ones and those without a positive included",
+    verified="equal to counting by hand on eight sets of answers, skewed ones and those without a positive included",
     minutes=15,
     difficulty=2,
 )
@@ -110,11 +112,14 @@ def check_score(answer):
         ([0, 0, 0], [1, 0, 0]),
         ([0, 0], [0, 0]),
         ([1, 1, 1], [0, 1, 0]),
+        ([1, 0], [1, 1]),
+        ([1, 1], [1, 0]),
     ]
     for predicted, actual in cases:
         p, y = torch.tensor(predicted), torch.tensor(actual)
         logits = torch.randn(len(p), 2)
         logits = torch.where(F.one_hot(p, 2).bool(), logits.abs() + 0.1, -logits.abs() - 0.1)
+        logits = logits + 3 * torch.arange(-1, len(p) - 1).unsqueeze(1)  # a row's level says nothing
         accuracy, f1 = score(logits, y)
         result = answer(logits.clone(), y.clone())
         expect_parts("score returns accuracy and F1", result, "accuracy, f1")
@@ -129,6 +134,9 @@ def check_score(answer):
                     "that is a percentage: return a fraction": 100 * accuracy,
                     "that is the number of hits: divide by the number of labels": accuracy * len(y),
                     "that is the share predicted positive, not the share right": float(p.float().mean()),
+                    "compare the two logits of a sentence with each other, not one of them with 0: argmax": float(
+                        ((logits[:, 1] > 0) == y).float().mean()
+                    ),
                 },
             ),
             atol=1e-6,
@@ -228,8 +236,13 @@ def check_accumulation(answer):
     for n, pieces in [(12, 3), (10, 4), (5, 1)]:
         model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
         x, y = torch.randn(n, 6, dtype=torch.float64), torch.randint(3, (n,))
-        sizes = []
-        handle = model.register_forward_hook(lambda module, args, out, sizes=sizes: sizes.append(len(args[0])))
+        sizes, waiting = [], []
+
+        def note(module, args, out, sizes=sizes, waiting=waiting):
+            waiting.append(bool(sizes) and next(module.parameters()).grad is None)
+            sizes.append(len(args[0]))
+
+        handle = model.register_forward_hook(note)
 
         def gradients(loss_of, model=model, x=x, y=y, pieces=pieces):
             parts = list(zip(x.chunk(pieces), y.chunk(pieces), strict=True))
@@ -241,7 +254,7 @@ def check_accumulation(answer):
         expected = gradients(mean)
         summed = gradients(lambda parts, m=model: sum(F.cross_entropy(m(x), y) for x, y in parts))
         last = gradients(lambda parts, m=model: F.cross_entropy(m(parts[-1][0]), parts[-1][1]))
-        sizes.clear()
+        sizes.clear(), waiting.clear()
         answer(model, x, y, pieces)
         handle.remove()
         if any(p.grad is None for p in model.parameters()):
@@ -274,3 +287,11 @@ def check_accumulation(answer):
         )
         expect_equal("the gradient's length in numbers", yours.numel(), right.numel())
         expect_close(f"the gradient of {n} examples in {pieces} pieces", yours, right, likely, atol=1e-10, rtol=1e-8)
+        if any(waiting):
+            raise Wrong(
+                "each piece goes back before the next one comes",
+                yours="the second piece came while the first had left no gradient",
+                expected="loss.backward() for each piece",
+                likely="losses that are added up keep the graphs of all pieces until the end: as much memory as the "
+                "big batch",
+            )

@@ -163,12 +163,12 @@ def _check_vectors(layer: Adapter) -> None:
 
 
 def _check_forward(layer: Adapter, pair: SharedPair) -> None:
-    x = torch.randn(2, 5, IN, dtype=torch.float64)
+    x = torch.randn(2, 5, IN, dtype=torch.float64, requires_grad=True)
+    alone = _ignores(pair, layer, x)  # before there is a graph, since it changes the pair for a moment
     A, B, d, b = pair.A[:, :IN], pair.B[:OUT], layer.vera_lambda_d, layer.vera_lambda_b
     base, low = layer.base_layer(x), x @ A.T
     branch = b * ((d * low) @ B.T)
     bias = layer.bias if layer.bias is not None else 0.0
-    alone = _ignores(pair, layer, x)
     yours = layer(x)
     last = b * ((d * (x @ pair.A[:, -IN:].T)) @ pair.B[-OUT:].T)
     likely = diagnose(
@@ -187,17 +187,19 @@ def _check_forward(layer: Adapter, pair: SharedPair) -> None:
     if alone and likely is None:
         likely = "the layer uses matrices of its own: all layers share the pair that they are given"
     expect_close("forward is W x + b + lambda_b * B(lambda_d * A x)", yours, base + branch, likely)
-    grads = torch.autograd.grad(yours.square().sum(), [b, d], allow_unused=True)
-    wanted = torch.autograd.grad((base + branch).square().sum(), [b, d])
-    for name, mine, right in zip(("lambda_b", "lambda_d"), grads, wanted, strict=True):
+    grads = torch.autograd.grad(yours.square().sum(), [b, d, x], allow_unused=True)
+    wanted = torch.autograd.grad((base + branch).square().sum(), [b, d, x], retain_graph=True)
+    frozen = torch.autograd.grad((base + branch.detach()).square().sum(), [x])[0]
+    for name, mine, right in zip(("lambda_b", "lambda_d", "x"), grads, wanted, strict=True):
         if mine is None:
             raise Wrong(
                 f"{name} gets a gradient",
                 yours="no gradient",
                 expected="a gradient",
-                likely=".data, .detach() or no_grad() cuts the graph between the output and the parameter",
+                likely=f".data, .detach() or no_grad() cuts the graph between the output and {name}",
             )
-        expect_close(f"the gradient of {name}", mine, right)
+        likely = "x was detached on its way into A: earlier layers learn through the branch too"
+        expect_close(f"the gradient of {name}", mine, right, diagnose(mine, {likely: frozen}))
 
 
 @torch.no_grad()
@@ -211,7 +213,7 @@ def _ignores(pair: SharedPair, layer: Adapter, x: torch.Tensor) -> bool:
 
 
 def _check_merging(layer: Adapter, pair: SharedPair) -> None:
-    x = torch.randn(5, IN, dtype=torch.float64)
+    x = torch.randn(5, IN, dtype=torch.float64, requires_grad=True)
     A, B = pair.A[:, :IN], pair.B[:OUT]
     d, b, before = layer.vera_lambda_d.detach(), layer.vera_lambda_b.detach()[:, None], layer(x)
     expected = (b * B * d) @ A
@@ -228,12 +230,15 @@ def _check_merging(layer: Adapter, pair: SharedPair) -> None:
     )
     expect_close("delta_weight is (lambda_b * B) (lambda_d * A), row by row", yours, expected, likely)
     layer.merge()
+    merged = layer(x)
     expect_close(
         "a merged layer gives the same output as before",
-        layer(x),
+        merged,
         before,
         "when self.merged is True the change is in W already: return the base output alone",
     )
+    if not merged.requires_grad:
+        raise Wrong("a merged layer hands the gradient on to x", likely="return the base output as it is, not detached")
     layer.unmerge()
 
 

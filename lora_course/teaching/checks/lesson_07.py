@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from lora_course.adapters.config import AdapterConfig
 from lora_course.adapters.pissa import PiSSA
-from lora_course.teaching.compare import Wrong, diagnose, expect_close, expect_equal, expect_parts
+from lora_course.teaching.compare import Wrong, diagnose, expect_close, expect_equal, expect_parts, expect_untouched
 from lora_course.teaching.exercises import exercise
 from lora_course.teaching.tensor_sizes import TensorSizes
 
@@ -34,7 +34,8 @@ def check_first_step(answer):
         A, grad_W = random_tensors((RANK, IN), (OUT, IN))
         lr = 0.3
         expected = _one_step_of_sgd(grad_W, A, scaling, lr)
-        yours = answer(grad_W.clone(), A.clone(), scaling, lr)
+        before = grad_W.clone(), A.clone()
+        yours = answer(grad_W, A, scaling, lr)
         if isinstance(yours, Tensor) and tuple(yours.shape) == (OUT, RANK):
             raise Wrong(
                 "the change of the weight is (out, in)",
@@ -58,6 +59,7 @@ def check_first_step(answer):
             },
         )
         expect_close("the change of the weight after one step", yours, expected, likely, atol=1e-9)
+        expect_untouched("grad_W, A", (grad_W, A), before)
 
 
 def _one_step_of_sgd(grad_W: Tensor, A: Tensor, scaling: float, lr: float) -> Tensor:
@@ -156,8 +158,9 @@ def check_dora_forward(answer):
 def check_row_norms(answer):
     n_in, n_out = 60, 40
     W, A, B = random_tensors((n_out, n_in), (RANK, n_in), (n_out, RANK))
+    B[0], W[0] = 0.0, W[0] / 100  # a short row
     V = W + SCALING * B @ A
-    expected = V.norm(dim=1)
+    expected, before = V.norm(dim=1), (W.clone(), A.clone(), B.clone())
     with TensorSizes(W, A, B) as made:
         yours = answer(W, A, B, SCALING)
     squares, cross, low = W.square().sum(1), (W * (B @ A)).sum(1), (B @ A).square().sum(1)
@@ -176,6 +179,7 @@ def check_row_norms(answer):
             "the scaling is missing": (squares + 2 * cross + low).sqrt(),
         },
     )
+    expect_untouched("W, A, B", (W, A, B), before)
     expect_close("the lengths of the rows of W + s B A", yours, expected, likely, atol=1e-9, rtol=1e-9)
     if made.largest >= W.numel():
         raise Wrong(

@@ -6,7 +6,7 @@ from torch import nn
 
 from lora_course.memory.chunking import chunked_cross_entropy
 from lora_course.memory.live import LiveBytes
-from lora_course.teaching.compare import Wrong, diagnose, expect_close, expect_equal, expect_parts
+from lora_course.teaching.compare import Wrong, diagnose, expect_close, expect_equal, expect_parts, expect_untouched
 from lora_course.teaching.exercises import exercise
 from lora_course.teaching.tensor_sizes import TensorSizes
 
@@ -184,9 +184,21 @@ def check_chunked_loss(answer):
     hidden = torch.randn(tokens, d, dtype=torch.float64)
     weight = torch.randn(vocabulary, d, dtype=torch.float64)
     labels = torch.randint(vocabulary, (tokens,))
-    labels[3:14], labels[40] = -100, -100
+    labels[3:14], labels[40], labels[0], labels[1] = -100, -100, 0, vocabulary - 1
     for scale in (1.0, 1e4):
         _check_loss(answer, scale * hidden, weight, labels, chunk)
+    _check_loss(answer, hidden, weight[:9], labels % 9, chunk)  # fewer words than tokens
+    none_here = labels.clone()
+    none_here[chunk : 2 * chunk] = -100
+    loss, _ = answer(hidden, weight, none_here, chunk)
+    if not bool(torch.as_tensor(loss).isfinite()):
+        raise Wrong(
+            "a chunk may hold no target at all",
+            yours=loss,
+            expected=F.cross_entropy(hidden @ weight.T, none_here),
+            likely="the mean over no target is 0 / 0: add up the losses of each chunk, and divide by all targets",
+        )
+    _check_loss(answer, hidden, weight, none_here, chunk)
     with TensorSizes(hidden, weight, labels) as made:
         answer(hidden, weight, labels, chunk)
     if made.largest > tokens * vocabulary / 2:
@@ -210,7 +222,7 @@ def _check_loss(answer, hidden, weight, labels, chunk):
     tail = len(hidden) // chunk * chunk
     parts = [F.cross_entropy(z, y) for z, y in zip(logits.split(chunk), labels.split(chunk), strict=True)]
     wrapped = labels % len(weight)
-    kept = hidden.clone(), weight.clone()
+    kept = hidden.clone(), weight.clone(), labels.clone()
     result = answer(hidden, weight, labels, chunk)
     expect_parts("chunked_loss returns two things", result, "loss, grad_hidden")
     yours, yours_grad = result
@@ -252,8 +264,7 @@ def _check_loss(answer, hidden, weight, labels, chunk):
     if likely is None and isinstance(yours_grad, torch.Tensor) and not yours_grad.isfinite().all():
         likely = overflow
     expect_close("the gradient of hidden", yours_grad, grad, likely, atol=1e-10, rtol=1e-8)
-    for name, now, before in zip(("hidden", "weight"), (hidden, weight), kept, strict=True):
-        expect_close(f"{name} is left as it was", now, before, "you changed it in place")
+    expect_untouched("hidden, weight, labels", (hidden, weight, labels), kept)
 
 
 class Recompute(torch.autograd.Function):
@@ -306,6 +317,16 @@ def check_recompute(answer):
                 expected="next to nothing",
                 likely="the inside of the block survives the forward pass: keep no graph and no activations in ctx",
             )
+    _check_two_in_a_row(answer, d)
+
+
+def _check_two_in_a_row(answer, d):
+    blocks = [nn.Sequential(nn.Linear(d, d), nn.Tanh()).double() for _ in range(2)]
+    x = torch.randn(5, d, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(blocks[1](blocks[0](x)).square().sum(), x)
+    answer.apply(answer.apply(x, blocks[0]), blocks[1]).square().sum().backward()
+    likely = "what belongs to one call goes into ctx: whatever all calls share, the second one overwrites"
+    expect_close("the gradient of x through two blocks, one after the other", x.grad, expected, likely)
 
 
 def _passes(apply, block, start, arrives):

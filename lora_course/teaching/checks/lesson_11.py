@@ -8,7 +8,7 @@ from lora_course.adapters.dylora import DyLoRA
 from lora_course.adapters.lora import LoRA
 from lora_course.adapters.rank_allocator import cubic_budget
 from lora_course.adapters.resize import best_approximation, resize_rank
-from lora_course.teaching.compare import Wrong, diagnose, expect_close, expect_equal, expect_parts
+from lora_course.teaching.compare import Wrong, diagnose, expect_close, expect_equal, expect_parts, expect_untouched
 from lora_course.teaching.exercises import exercise
 from lora_course.teaching.tensor_sizes import TensorSizes
 
@@ -34,6 +34,7 @@ def nested_branch(x: Tensor, A: Tensor, B: Tensor, alpha: float, rank: int) -> T
 )
 def check_nested(answer):
     x, A, B = random_tensors((2, 3, IN), (RANK, IN), (OUT, RANK))
+    leaves = [t.clone().requires_grad_() for t in (x, A, B)]
     layer = DyLoRA(nn.Linear(IN, OUT, bias=False, dtype=torch.float64), AdapterConfig(rank=RANK, alpha=ALPHA)).eval()
     layer.lora_A.data, layer.lora_B.data = A, B
     for rank in (1, 3, RANK):
@@ -63,6 +64,19 @@ def check_nested(answer):
             else {"the scale is missing: alpha / rank": raw, "the scale is alpha, not alpha / rank": ALPHA * raw},
         )
         expect_close(f"the branch at rank {rank} of {RANK}", yours, expected, likely, atol=1e-9)
+        right = torch.autograd.grad(nested_branch(*leaves, ALPHA, rank).square().sum(), leaves)
+        again, mine = answer(*leaves, ALPHA, rank), [None] * 3
+        if again.requires_grad:
+            mine = torch.autograd.grad(again.square().sum(), leaves, allow_unused=True)
+        for name, g, r in zip(("x", "A", "B"), mine, right, strict=True):
+            if g is None:
+                raise Wrong(
+                    f"{name} gets a gradient",
+                    yours="no gradient",
+                    expected="a gradient",
+                    likely=f".data, .detach() or no_grad() cuts the graph between the branch and {name}",
+                )
+            expect_close(f"the gradient of {name} at rank {rank}", g, r)
 
 
 def update_importance(
@@ -90,12 +104,7 @@ def check_importance(answer):
         given = [t.clone() for t in (weight, gradient, average, spread)]
         result = answer(*given, beta1, beta2)
         expect_parts("update_importance returns three tensors", result, "average, spread, score")
-        for name, mine, before in zip(
-            ("weight", "gradient", "average", "spread"), given, (weight, gradient, average, spread), strict=True
-        ):
-            expect_close(
-                f"{name}, which you were given, stays as it was", mine, before, "make new tensors: no +=, no mul_"
-            )
+        expect_untouched("weight, gradient, average, spread", given, (weight, gradient, average, spread))
         now = (weight * gradient).abs()
         follow = lambda old, new, beta: beta * old + (1 - beta) * new  # noqa: E731
         new_average, new_spread, score = update_importance(weight, gradient, average, spread, beta1, beta2)
@@ -192,6 +201,9 @@ def check_budget(answer):
         )
         where = f"from {first} to {target}, warm-up {warmup}, last step {last}"
         expect_equal(f"the budget at each step, {where}", yours, expected, likely)
+        kinds = sorted({type(budget).__name__ for budget in yours})
+        likely = "A[:27.0] is an error: // keeps a float a float, int() does not"
+        expect_equal("a budget is an int, since it cuts matrices", kinds, ["int"], likely)
 
 
 def grow(A: Tensor, B: Tensor, alpha: float, rank: int) -> tuple[Tensor, Tensor, float]:
@@ -255,7 +267,14 @@ def check_grow(answer):
     )
     expect_close("the change s B A is what it was", yours, before, likely, atol=1e-10)
     spread, usual = new_A.std().item(), (3 * n_in) ** -0.5
-    if not 0.5 < spread / usual < 2:
+    if torch.linalg.matrix_rank(big_A) < more:
+        raise Wrong(
+            "new rows of A point in directions of their own",
+            yours=f"{more} rows of rank {int(torch.linalg.matrix_rank(big_A))}",
+            expected=f"rank {more}",
+            likely="two equal rows of A get the same gradient for ever, and count as one: draw new ones",
+        )
+    if not 0.8 < spread / usual < 1.25:
         raise Wrong(
             "new rows of A are as large as those of a new LoRA layer",
             yours=f"spread {spread:.4f}",
@@ -284,6 +303,7 @@ def check_shrink(answer):
     B = B * torch.tensor([1.5, 0.6, 0.2, 2.0, 4.0], dtype=torch.float64)  # the last rank matters most
     A[3], B[:, 3] = A[0], -0.9 * B[:, 0]  # and these two nearly cancel
     B[:, 0] *= 1.2
+    before = A.clone(), B.clone()
     U, S, Vh = torch.linalg.svd(B @ A, full_matrices=False)
     expected = U[:, :rank] @ torch.diag(S[:rank]) @ Vh[:rank]
     with TensorSizes(A, B) as made:
@@ -314,6 +334,7 @@ def check_shrink(answer):
         },
     )
     expect_close("B A is the best approximation of rank 2", small_B @ small_A, expected, likely, atol=1e-8)
+    expect_untouched("A, B", (A, B), before)
     if made.largest >= n_out * n_in:
         raise Wrong(
             "no (out, in) matrix is made on the way",

@@ -52,6 +52,11 @@ def test_a_right_answer_is_right(grade):
     expect(grade(double=DOUBLE, shift=SHIFT), "right", "Verified")
 
 
+def test_an_answer_that_needs_numpy_only_is_right(grade):
+    answer = "import numpy as np\n\n\ndef double(x):\n    return np.multiply(x.numpy(), 2)\n"
+    expect(grade(double=answer, shift=SHIFT), "right", "Verified")
+
+
 def test_a_wrong_answer_has_its_mistake_named(grade):
     expect(grade(double="def double(x):\n    return x * x\n", shift=SHIFT), "wrong", "Likely:")
 
