@@ -195,7 +195,7 @@ def make_parser() -> argparse.ArgumentParser:
 def doctor(arguments: argparse.Namespace) -> int:
     from lora_course.doctor import diagnose
 
-    findings = diagnose(Path(__file__).resolve().parents[1])
+    findings = diagnose(course_folder(Path("constraints.txt")) or Path(__file__).resolve().parents[1])
     for finding in findings:
         print(f"{'[' + finding.level + ']':6} {finding.title:15} {finding.detail}")
     levels = [finding.level for finding in findings]
