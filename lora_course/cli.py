@@ -65,13 +65,24 @@ def make_parser() -> argparse.ArgumentParser:
         "versions. Every line starts with [ok], [warn] (the lessons run, but read it) or [fail] (they will not).\n"
         "Exits with 1 if there is a [fail].",
     )
-    command(
+    added = command(
         fetch,
         "download the models and data that the lessons use (once)",
         "Downloads what is not in the cache yet, checks it against pinned hashes and prepares it. Safe to interrupt\n"
         "and to repeat. LORA_COURSE_CACHE chooses the folder:\n\n"
-        "  LORA_COURSE_CACHE=/big/disk/lora lora-course fetch",
+        "  LORA_COURSE_CACHE=/big/disk/lora lora-course fetch\n"
+        "  lora-course fetch --from /media/stick/assets     copy them, without a network",
     )
+    added.add_argument("--from", dest="source", type=Path, metavar="FOLDER", help="a cache folder to copy from")
+    added = command(
+        room,
+        "make a folder from which others install the course without a network (for instructors)",
+        "Collects in FOLDER all that a workshop needs, for USB sticks or a share: the packages as wheels, models and\n"
+        "data, the notebooks, and install.py, which sets a machine up from it. For machines like this one: the same\n"
+        "system, processor and Python. Some gigabytes with a CUDA build of torch, about one without.\n\n"
+        "  lora-course room /media/stick/lora_course",
+    )
+    added.add_argument("folder", type=Path, help="a new folder; it appears when it is complete")
     added = command(
         lab,
         "fetch what is missing and open the course in JupyterLab",
@@ -221,7 +232,7 @@ def make_parser() -> argparse.ArgumentParser:
 def doctor(arguments: argparse.Namespace) -> int:
     from lora_course.doctor import diagnose
 
-    findings = diagnose(Path(__file__).resolve().parents[1])
+    findings = diagnose(course_folder(Path("constraints.txt")) or Path(__file__).resolve().parents[1])
     for finding in findings:
         print(f"{'[' + finding.level + ']':6} {finding.title:15} {finding.detail}")
     levels = [finding.level for finding in findings]
@@ -233,13 +244,27 @@ def fetch(arguments: argparse.Namespace) -> int:
     from lora_course import assets
 
     try:
-        statuses = assets.fetch(progress=True)
+        statuses = assets.fetch(progress=True, source=arguments.source)
     except assets.AssetError as error:
         return _problem(str(error))
     for status in statuses:
         print(f"{status.name:10} {status.bytes / 1e6:6.0f} MB  {status.path}")
     print(f"{'together':10} {sum(status.bytes for status in statuses) / 1e6:6.0f} MB")
     return 0
+
+
+def room(arguments: argparse.Namespace) -> int:
+    from lora_course.room.build import RoomError, build_room
+
+    def run(root: Path) -> int:
+        try:
+            made = build_room(root, arguments.folder, say=print)
+        except RoomError as error:
+            return _problem(str(error))
+        print(made)
+        return 0
+
+    return _with_sources(run)
 
 
 def lab(arguments: argparse.Namespace) -> int:

@@ -38,3 +38,10 @@ def seed_everything(seed: int) -> None:
     except ImportError:
         return
     numpy.random.seed(seed)
+
+
+def process_count() -> int:
+    """How many processes train together: what torchrun or accelerate started, 1 without them."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_world_size()
+    return int(os.environ.get("WORLD_SIZE") or 1)

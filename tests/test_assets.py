@@ -94,6 +94,32 @@ def test_what_is_present_is_neither_locked_nor_written(tiny, monkeypatch):
     assert store.ensure(tiny, progress=False) == tiny.folder
 
 
+def test_an_asset_is_copied_from_another_cache_which_may_be_read_only(tiny, tmp_path, monkeypatch):
+    finished = store.ensure(tiny, progress=False)
+    for path in [*finished.rglob("*"), finished]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    monkeypatch.setenv("LORA_COURSE_CACHE", str(tmp_path / "other"))
+    monkeypatch.setattr(store, "pip_download", lambda *_: pytest.fail("nothing is downloaded"))
+    folder = store.ensure(tiny, progress=False, source=finished.parent)
+    assert folder == tmp_path / "other" / finished.name and is_present(tiny) and no_staging()
+    assert (folder / "deep" / "b.txt").read_text() == "beta"
+    assert all(path.stat().st_mode & 0o200 for path in [*folder.rglob("*"), folder])
+    for path in [*finished.rglob("*"), finished]:
+        path.chmod(0o755)
+
+
+@pytest.mark.parametrize("damage", ["absent", "shorter"])
+def test_what_cannot_be_copied_whole_is_not_copied(tiny, tmp_path, monkeypatch, damage):
+    finished = store.ensure(tiny, progress=False)
+    if damage == "shorter":
+        (finished / "a.txt").write_text("al")
+    source = finished.parent if damage == "shorter" else tmp_path
+    monkeypatch.setenv("LORA_COURSE_CACHE", str(tmp_path / "other"))
+    with pytest.raises(AssetError, match="cannot copy tiny: .* is not there or not complete"):
+        store.ensure(tiny, progress=False, source=source)
+    assert files_in_cache() == [] and no_staging()
+
+
 def test_progress_says_each_step(tiny, capsys):
     store.ensure(dataclasses.replace(tiny, prepare=copy_a), progress=True)
     out = capsys.readouterr().out

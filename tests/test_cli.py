@@ -47,7 +47,8 @@ def python(*arguments, **options):
 def test_help_lists_every_command_with_a_sentence_and_runs_as_a_module():
     shown = python("-m", "lora_course", "--help")
     assert shown.returncode == 0
-    for name in ("doctor", "fetch", "lab", "build", "table", "bench", "plan", "search", "check", "grade", "mutate"):
+    commands = "doctor fetch lab room build table bench plan search check grade mutate"
+    for name in commands.split():
         (line,) = [line for line in shown.stdout.splitlines() if line.split()[:1] == [name]]
         assert len(line.split()) > 5
     assert "lora-course lab" in shown.stdout
@@ -71,7 +72,7 @@ def test_a_senseless_command_line_exits_with_2(line, capsys):
 
 
 def test_ctrl_c_ends_a_command_without_a_traceback(monkeypatch):
-    def interrupted(progress):
+    def interrupted(progress, source):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(assets, "fetch", interrupted)
@@ -83,14 +84,16 @@ def test_ctrl_c_ends_a_command_without_a_traceback(monkeypatch):
 
 def test_fetch_lists_sizes(monkeypatch, capsys):
     here = [AssetStatus("encoder", True, 92_000_000, Path("a")), AssetStatus("reviews", True, 15_000_000, Path("b"))]
-    monkeypatch.setattr(assets, "fetch", lambda progress: here)
-    assert cli.main(["fetch"]) == 0
-    assert capsys.readouterr().out.split() == ["encoder", "92", "MB", "a", "reviews", "15", "MB", "b", "together",
-                                               "107", "MB"]
+    asked = []
+    monkeypatch.setattr(assets, "fetch", lambda progress, source: asked.append(source) or here)
+    assert cli.main(["fetch", "--from", "stick"]) == cli.main(["fetch"]) == 0
+    assert asked == [Path("stick"), None]
+    assert capsys.readouterr().out.split()[11:] == ["encoder", "92", "MB", "a", "reviews", "15", "MB", "b", "together",
+                                                    "107", "MB"]
 
 
 def test_fetch_says_what_went_wrong_on_stderr(monkeypatch, capsys):
-    def offline(progress):
+    def offline(progress, source):
         raise AssetError("cannot fetch encoder: no network")
 
     monkeypatch.setattr(assets, "fetch", offline)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from lora_course.adapters.base import at_least_float32, trained_ids
 from lora_course.adapters.config import AdapterConfig
 from lora_course.adapters.lora import LoRA
+from lora_course.adapters.sharded import refuse_sharded
 
 _HOOKED: WeakSet[torch.optim.Optimizer] = WeakSet()
 
@@ -94,7 +95,7 @@ class DeltaUpdate:
     of A and B alone, keep `state_dict()`.
 
     Raises ValueError if the model has no such adapters, the optimizer does not train one of them or has an update
-    already, or lam or start makes no sense.
+    already, parameters are sharded, or lam or start makes no sense.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, lam: float = 0.5, start: int = 0):
@@ -105,6 +106,8 @@ class DeltaUpdate:
         self.layers = {name: m for name, m in model.named_modules() if isinstance(m, DeltaLoRA)}
         if not self.layers:
             raise ValueError("no Delta-LoRA layer: inject(model, AdapterConfig(method='delta_lora', ...)) first")
+        own = [p for layer in self.layers.values() for p in (layer.lora_A, layer.lora_B)]
+        refuse_sharded(own, "Delta-LoRA", "train it under DistributedDataParallel, not FSDP")
         trained = trained_ids(optimizer)
         for name, layer in self.layers.items():
             if not {id(layer.lora_A), id(layer.lora_B)} <= trained:

@@ -27,6 +27,7 @@ from lora_course.adapters.peft_format import (
     same_settings,
     what_to_write,
 )
+from lora_course.adapters.sharded import refuse_sharded
 from lora_course.atomic import replace_files
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -38,14 +39,16 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike) -> Path:
     Methods that change the base weight (PiSSA, OLoRA, Delta-LoRA) are written as the plain LoRA, of up to twice the
     rank, that makes the same change to the base as it was. So they load as that, to use or to train on as LoRA.
 
-    Raises ValueError if the model has no adapters or is merged, OSError if the folder cannot be written (what was
-    there before stays).
+    Raises ValueError if the model has no adapters, is merged or is sharded over processes, OSError if the folder
+    cannot be written (what was there before stays).
     """
     from safetensors.torch import save_file
 
     adapter_config(model)
     if any(adapter.merged for adapter in adapters(model).values()):
         raise ValueError("the adapters are merged into the base: call unmerge(model) before saving them")
+    gather = "gather its state_dict into a whole model first, as README shows under More than one GPU"
+    refuse_sharded(model.parameters(), "save_adapter", gather)
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; save_adapter needs a folder")

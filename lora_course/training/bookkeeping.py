@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lora_course.adapters.base import trained_ids
 from lora_course.adapters.inject import adapter_config, adapters
-from lora_course.device import describe_device
+from lora_course.device import describe_device, process_count
 from lora_course.training.config import TrainingConfig
 from lora_course.training.history import History, Run, Summary, library_versions
 from lora_course.training.metrics import parameter_counts, peak_memory
@@ -22,6 +22,11 @@ LOWER_IS_BETTER = ("loss", "perplexity")
 
 
 def check_run(model, lengths, optimizer, evaluate, config) -> None:
+    if (processes := process_count()) > 1:
+        raise ValueError(
+            f"fit() trains in one process, and {processes} were started: each would train a copy of its own and write "
+            "the same files. Give the injected model to transformers.Trainer, as README says under More than one GPU"
+        )
     if not lengths:
         raise ValueError("train_data is empty")
     if any(adapter.merged for adapter in adapters(model).values()):
