@@ -367,7 +367,8 @@ for prompts in (PLAIN, PROMPTS):
 # keep the second pair. (The choice was made on the validation split. What follows is measured on the test split.)
 #
 # Notice the sizes, too. A review has about 25 tokens of some 5 nats each. Which of two labels it has can be worth at most about ln 2 ≈ 0.7 nats to a calibrated model. **The label is half a percent of
-# the loss.** A model can become much better at reviews and hardly listen to the label, and the loss would not tell you.
+# the loss.** A model can become much better at reviews and hardly listen to the label, and the loss would not tell you. That is no mere possibility. While this lesson was written, the plain pair was fine-tuned first
+# (640 sentences, 40 steps, one CPU thread): perplexity on 150 test reviews fell from 205 to 68, a fine result, and of 96 reviews that it wrote, 53 were judged to be what was asked. That is chance.
 #
 # ## The fine-tune
 #
