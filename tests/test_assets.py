@@ -502,6 +502,7 @@ def test_causal_lm_from_a_folder_gets_a_padding_token(local_model):
     assert tokenizer.pad_token == "<end>" and model.config.pad_token_id == tokenizer.pad_token_id == 0
     batch = tokenizer(["good", "bad good"], padding=True, return_tensors="pt", return_token_type_ids=False)
     assert model(**batch).logits.shape == (2, 2, 3)
+    assert model.loss_type == "ForCausalLM"  # without it transformers warns at the first loss
 
 
 def test_a_folder_that_holds_no_model(tmp_path):

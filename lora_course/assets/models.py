@@ -82,6 +82,7 @@ def load_causal_lm(
     with explained("model", name, '"packaged"'):
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    model.loss_type = "ForCausalLM"  # transformers cannot tell it from the name GPT2LMHeadModel, and warns
     _pad_by_end(model, tokenizer)
     return model, tokenizer
 

@@ -1,16 +1,17 @@
 """Language models on texts: token ids to train on, and how surprised a model is by texts that it has not seen.
 
     tokenize_texts             texts to token ids; each is its own label, since the model shifts labels itself
+    conditioned_examples       a prompt for the label before each text; only the text is to be predicted
     evaluate_language_model    perplexity = exp(nats / tokens), over the predicted tokens of all texts together
 
 The first token of a text has nothing before it and is not predicted: a text of n tokens counts n - 1 times, so long
-texts weigh more than short ones. No start or end token is added but what the tokenizer adds by itself.
+texts weigh more than short ones. No start token is added but what the tokenizer adds by itself.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -72,6 +73,46 @@ def tokenize_texts(
 
     ids = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
     return Dataset.from_dict({"input_ids": ids, "labels": ids})
+
+
+def mask_prompt(prompt_ids: Sequence[int], text_ids: Sequence[int]) -> dict[str, list[int]]:
+    """One example: input_ids, prompt and text together, and labels, in which the prompt is -100."""
+    return {"input_ids": [*prompt_ids, *text_ids], "labels": [*[IGNORED] * len(prompt_ids), *text_ids]}
+
+
+def conditioned_examples(
+    reviews: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    end: bool = True,
+    max_length: int = MAX_LENGTH,
+    join: Callable[[list[int], list[int]], Mapping[str, list[int]]] = mask_prompt,
+) -> Dataset:
+    """Columns input_ids and labels of "prompt text" for each review: the prompt of its label, a space, the text.
+
+    reviews: columns text and label. prompts: one for each label; must not end with a space, since the space belongs
+        to the first word after it.
+    end: put the end token behind a text that was not cut, so that a model learns to stop.
+    join(prompt_ids, text_ids) -> one example.
+    Raises ValueError for a prompt that ends with a space, or as long as max_length, and for a label without a prompt.
+    """
+    from datasets import Dataset
+
+    if spaced := [prompt for prompt in prompts if prompt != prompt.rstrip()]:
+        raise ValueError(f"the prompt {spaced[0]!r} ends with a space: leave it out, the text brings its own")
+    if unknown := sorted(set(reviews["label"]) - set(range(len(prompts)))):
+        raise ValueError(f"there are {len(prompts)} prompts, and none for label {unknown[0]}")
+    prompt_ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    if max(map(len, prompt_ids)) >= max_length:
+        raise ValueError(f"a prompt of {max(map(len, prompt_ids))} tokens leaves no room in max_length={max_length}")
+    texts = tokenizer([" " + text for text in reviews["text"]], add_special_tokens=False)["input_ids"]
+    ending = [tokenizer.eos_token_id] if end else []
+    examples = [
+        join(list(prompt_ids[label]), [*text, *ending][: max_length - len(prompt_ids[label])])
+        for label, text in zip(reviews["label"], texts, strict=True)
+    ]
+    return Dataset.from_list(examples)
 
 
 @torch.no_grad()
