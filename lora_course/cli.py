@@ -436,6 +436,8 @@ def plan(arguments: argparse.Namespace) -> int:
 
 
 def search(arguments: argparse.Namespace) -> int:
+    from optuna.exceptions import OptunaError
+
     from lora_course.assets import AssetError
     from lora_course.atomic import replace_files
     from lora_course.experiments import search as work
@@ -463,7 +465,7 @@ def search(arguments: argparse.Namespace) -> int:
             replace_files({arguments.json: lambda new: new.write_text(text, encoding="utf-8")})
         if arguments.out:
             work.write_report(results, plan, arguments.out)
-    except (AssetError, OSError, ValueError) as error:
+    except (AssetError, OptunaError, OSError, ValueError) as error:
         return _problem(str(error))
     try:
         found = best(results, plan.metric)

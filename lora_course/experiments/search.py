@@ -123,7 +123,8 @@ def search(
                 return trial_results(study)
             if finished + len(running) >= trials:
                 if running != waiting_for:
-                    say(f"waiting for what runs elsewhere: trial {', '.join(map(str, running))}")
+                    numbers = ", ".join(map(str, running))
+                    say(f"waiting for what runs elsewhere: trial {numbers} (if nothing does: --requeue-running)")
                 waiting_for = running
                 time.sleep(poll)
                 continue
