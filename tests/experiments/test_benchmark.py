@@ -15,7 +15,7 @@ from lora_course.adapters import METHODS, optimizers
 from lora_course.adapters.delta_lora import DeltaLoRA
 from lora_course.experiments import benchmark as module
 from lora_course.experiments import recipes
-from lora_course.experiments.benchmark import Settings, benchmark, costs_of, run
+from lora_course.experiments.benchmark import Settings, benchmark, load_histories, run
 from lora_course.experiments.benchmark_report import Cost, RunResult, report_files, table_rows
 from lora_course.experiments.recipes import RECIPES, prepare
 from lora_course.training.history import History
