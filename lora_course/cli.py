@@ -356,7 +356,8 @@ def bench_claims(arguments: argparse.Namespace) -> int:
 def _run_benchmark(arguments, configurations, name: str, write: Callable[[], tuple[str, list[str]]]) -> int:
     """write() -> the report's name and those of its figures, in arguments.out."""
     from lora_course.assets import AssetError
-    from lora_course.experiments.benchmark import Settings, benchmark
+    from lora_course.experiments.benchmark import Settings, benchmark, load_histories
+    from lora_course.experiments.measured import save_measured
 
     settings = Settings(train=arguments.train, test=arguments.test)
     try:
@@ -366,6 +367,7 @@ def _run_benchmark(arguments, configurations, name: str, write: Callable[[], tup
         print(report)
         if arguments.benchmarks:
             _publish(arguments.out, report, figures, arguments.benchmarks, name)
+            save_measured(name, load_histories(arguments.out))
     except (AssetError, OSError, ValueError) as error:
         return _problem(str(error))
     print(f"Written to {arguments.out}: {text}, results.csv, results.json, figures, and runs/ with every history.")

@@ -62,6 +62,7 @@ class Plot:
         """The image, the same bytes for the same figure."""
         data = io.BytesIO()
         with rc_context(STYLE):
+            settle(self.figure)
             self.figure.savefig(data, format="png", dpi=DPI, metadata={"Software": None})
         return data.getvalue()
 
@@ -81,6 +82,13 @@ class Plot:
 
 def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
+
+
+def settle(figure: Figure) -> None:
+    """Find the layout, once: each drawing would move it a little further."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
 
 
 styled = rc_context(STYLE)  # as a decorator: whatever the function draws is drawn in our style
@@ -108,12 +116,13 @@ def label_points(ax: Axes, xs: Sequence[float], ys: Sequence[float], names: Sequ
     The limits of the axes must be final: places are worked out in pixels.
     """
     figure = ax.figure
-    figure.draw_without_rendering()
+    settle(figure)
     points = ax.transData.transform(np.column_stack([xs, ys]))  # pixels
     scale = figure.dpi / 72
     height, gap = 1.25 * size * scale, 7 * scale
     box = ax.get_window_extent()
-    taken: list[tuple[float, float, float, float]] = []
+    dot = 5 * scale
+    taken = [(x - dot / 2, y, dot, dot) for x, y in points]  # left, middle, width, height
     for i in np.argsort(-points[:, 1]):
         x, y = points[i]
         width = 0.56 * size * scale * len(names[i])

@@ -15,16 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from lora_course.colours import BLUE, GREY, ORANGE
 from lora_course.experiments import statistics as ours
 from lora_course.experiments.figure import Plot, label_points, look, new_figure, styled
+from lora_course.experiments.sweep import best_of, by_rank, draw_lines, grouped, rank_axis
 from lora_course.training.history import History
 
 MIB = 2**20
 QUALITIES = {"test_accuracy": "test accuracy", "test_loss": "test loss (nats)"}
-Groups = dict[str, dict[float, list[float]]]  # a line's label -> x -> one value for each seed
 
 
 @styled
@@ -109,27 +108,27 @@ def by_layer(history: History, quantity: str = "effective_rank") -> Plot:
 @styled
 def learning_rates(histories: Sequence[History], quality: str = "test_accuracy") -> Plot:
     """A quality against the learning rate, one line for each configuration but for its rate."""
-    groups = _groups(
+    groups = grouped(
         histories,
         lambda h: re.sub(r" lr=\S+", "", h.run.name),
         lambda h: h.run.config["training"]["learning_rate"],
         lambda h: h.measured[quality],
     )
     figure, ax = new_figure()
-    _sweep(ax, groups)
+    draw_lines(ax, groups)
     ax.set(xscale="log", xlabel="learning rate", ylabel=QUALITIES[quality], title="What the learning rate decides")
     ax.legend()
-    said = [_best(name, line, quality, "at learning rate {:g}") for name, line in groups.items()]
+    said = [best_of(name, line, quality, "at learning rate {:g}") for name, line in groups.items()]
     return Plot(figure, f"{QUALITIES[quality]} against learning rate", f"Best means: {'; '.join(said)}.")
 
 
 @styled
 def rank_impact(histories: Sequence[History], quality: str = "test_accuracy") -> Plot:
     """A quality against the rank: every seed a dot, the line their mean, bars one standard deviation."""
-    groups = _by_rank(histories, lambda h: h.measured[quality])
+    groups = by_rank(histories, lambda h: h.measured[quality])
     figure, ax = new_figure()
-    _sweep(ax, groups)
-    _rank_axis(ax, groups)
+    draw_lines(ax, groups)
+    rank_axis(ax, groups)
     ax.set(ylabel=QUALITIES[quality], title="What the rank decides")
     ax.legend()
     said = [
@@ -146,9 +145,9 @@ def memory_against_rank(histories: Sequence[History]) -> Plot:
     said = []
     titles = {"peak_bytes": "Peak of a training step", "state_bytes": "Gradients and optimizer state"}
     for ax, (key, title) in zip(axes, titles.items(), strict=True):
-        groups = _by_rank(histories, lambda h, key=key: h.measured[key] / MIB)
-        _sweep(ax, groups)
-        _rank_axis(ax, groups)
+        groups = by_rank(histories, lambda h, key=key: h.measured[key] / MIB)
+        draw_lines(ax, groups)
+        rank_axis(ax, groups)
         ax.set(ylabel="MiB", title=title, ylim=(0, None))
         for name, line in groups.items():
             (low, small), *_, (high, large) = [(x, v[0]) for x, v in line.items()] * (2 if len(line) < 2 else 1)
@@ -167,6 +166,8 @@ def frontier(histories: Sequence[History], quality: str = "test_accuracy") -> Pl
     for history in histories:
         if not math.isnan(history.measured[quality]):
             found.setdefault(history.run.name, []).append(history)
+    if not found:
+        return Plot(new_figure()[0], "Nothing to compare", "There is no configuration that did not diverge.")
     values = {name: [h.measured[quality] for h in runs] for name, runs in found.items()}
     names, means = [*found], [statistics.fmean(v) for v in values.values()]
     spreads = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values.values()]
@@ -184,8 +185,8 @@ def frontier(histories: Sequence[History], quality: str = "test_accuracy") -> Pl
         ax.errorbar(xs, means, yerr=spreads, fmt="o", color=BLUE, ecolor=GREY, elinewidth=0.8, capsize=2, markersize=5)
         line = [(xs[i], means[i]) for i in on]
         ax.plot(*zip(*line, strict=True), color=ORANGE, linestyle="--", marker="s", label="beaten by none")
-        ax.set(xscale="log", xlabel=label, ylabel=QUALITIES[quality])
-        ax.margins(x=0.16)
+        ax.set(xscale="log" if max(xs) > 10 * min(xs) else "linear", xlabel=label, ylabel=QUALITIES[quality])
+        ax.margins(x=0.14, y=0.08)
         said.append(f"By {label}, beaten by none: " + ", ".join(f"{names[i]} ({means[i]:.3f})" for i in on))
     axes[0].set(title="What one gets for what one spends")
     axes[0].legend(loc="lower right")
@@ -252,47 +253,3 @@ def _mean(history: History, quantity: str, step: int, kind: str) -> float:
 
 def _positive(values: np.ndarray) -> np.ndarray:
     return np.where(values > 0, values, np.nan)  # 0 has no place on a logarithmic axis
-
-
-def _groups(
-    histories: Sequence[History],
-    label: Callable[[History], str],
-    x: Callable[[History], float],
-    y: Callable[[History], float],
-) -> Groups:
-    _need(histories, "histories")
-    groups: Groups = {}
-    for history in histories:
-        if not math.isnan(y(history)):
-            groups.setdefault(label(history), {}).setdefault(x(history), []).append(y(history))
-    return {name: dict(sorted(line.items())) for name, line in groups.items()}
-
-
-def _by_rank(histories: Sequence[History], y: Callable[[History], float]) -> Groups:
-    with_rank = [h for h in histories if h.run.config["adapter"]]
-    return _groups(
-        with_rank, lambda h: re.sub(r" r=\d+", "", h.run.name), lambda h: h.run.config["adapter"]["rank"], y
-    )
-
-
-def _sweep(ax: Axes, groups: Groups) -> None:
-    for i, (name, line) in enumerate(groups.items()):
-        means = [statistics.fmean(values) for values in line.values()]
-        spreads = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in line.values()]
-        ax.errorbar([*line], means, yerr=spreads, capsize=3, label=name, **look(i))
-        dots = [(x, value) for x, values in line.items() for value in values if len(set(values)) > 1]
-        if dots:
-            ax.plot(*zip(*dots, strict=True), ".", color=look(i)["color"], alpha=0.5, markersize=5)
-
-
-def _rank_axis(ax: Axes, groups: Groups) -> None:
-    ranks = sorted({rank for line in groups.values() for rank in line})
-    ax.set_xscale("log", base=2)
-    ax.set_xticks(ranks, [f"{rank:g}" for rank in ranks])
-    ax.set_xlabel("rank")
-
-
-def _best(name: str, line: dict[float, list[float]], quality: str, where: str) -> str:
-    means = {x: statistics.fmean(values) for x, values in line.items()}
-    best = (min if quality.endswith("loss") else max)(means, key=means.get)
-    return f"{name} {means[best]:.3f} {where.format(best)}"

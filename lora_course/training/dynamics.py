@@ -31,9 +31,11 @@ class LayerRecorder:
     def __init__(self, model: nn.Module, every: int = 10):
         adapter_config(model)
         self.model, self.every = model, every
-        for name, layer in adapters(model).items():
-            if type(layer).delta_weight is Adapter.delta_weight:
-                raise ValueError(f"{layer.config.method} does not change the weight of {name!r}: nothing to record")
+        name, layer = next(iter(adapters(model).items()))
+        try:
+            change_spectrum(layer)
+        except ValueError as error:
+            raise ValueError(f"nothing to record of {name!r}: {error}") from None
 
     def __call__(self, row: StepRow) -> list[LayerRow] | None:
         if (row.step - 1) % self.every:
