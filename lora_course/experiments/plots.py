@@ -82,6 +82,8 @@ def by_layer(history: History, quantity: str = "effective_rank") -> Plot:
     _need(history.layers, "layers", "train it with callbacks=[LayerRecorder(model)]")
     last = history.layers[-1].step
     places = {_place(row.layer): getattr(row, quantity) for row in history.layers if row.step == last}
+    if any(depth >= 0 for _, depth in places):  # a pooler or an embedding has no place in the map
+        places = {place: value for place, value in places.items() if place[1] >= 0}
     kinds, depths = list(dict.fromkeys(kind for kind, _ in places)), sorted({depth for _, depth in places})
     grid = np.array([[places.get((kind, depth), np.nan) for depth in depths] for kind in kinds])
     words = quantity.replace("_", " ")
@@ -90,7 +92,7 @@ def by_layer(history: History, quantity: str = "effective_rank") -> Plot:
     image = ax.imshow(grid, cmap="cividis", aspect="auto", vmin=0)
     for row, column in np.ndindex(*grid.shape):
         dark = grid[row, column] < 0.6 * np.nanmax(grid)
-        text = f"{grid[row, column]:.2g}"
+        text = "" if np.isnan(grid[row, column]) else f"{grid[row, column]:.2g}"
         ax.text(column, row, text, ha="center", va="center", color="white" if dark else "black", fontsize=9)
     ax.set_xticks(range(len(depths)), [str(depth) for depth in depths])
     ax.set_yticks(range(len(kinds)), kinds)

@@ -14,7 +14,6 @@ from lora_course.training.loop import fit
 from lora_course.training.metrics import effective_rank
 from tests.training import tiny
 
-
 SETTINGS = {"epochs": 2, "batch_size": 8, "learning_rate": 5e-3, "seed": 3}
 
 
