@@ -501,7 +501,13 @@ plots.quantization_error(errors)
 # %% [markdown]
 # ## So, which one?
 #
-# ANSWER
+# Nobody can say it for your task, but you can now find out, and most of the way is short:
+#
+# 1. **Start with plain LoRA on all linear layers**, rank 8 or 16, alpha twice the rank. Above, nothing beat it by more than chance explains.
+# 2. **Spend your search on the learning rate**, not on the method: a factor of three there costs more accuracy than any other choice on this page.
+# 3. **Let costs choose among equals.** Memory of activations too large: LoRA-FA (lesson 05), or checkpointing (09). Memory of weights: a quantized base (10). A file of a few kilobytes: VeRA or (IA)³. Time of a step: avoid what builds
+#    the whole change of the weight in every forward pass, such as LoHa and LoKr here.
+# 4. **Before you believe that B is better than A**, give both the same seeds and a learning rate of their own, and look at the interval. If it holds zero, say so, and take the simpler one.
 #
 # ## Self-test
 #
