@@ -114,8 +114,9 @@ def make_parser() -> argparse.ArgumentParser:
     added.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a table would change")
     added = command(
         bench,
-        "long comparisons: all methods on one task; adapter overhead beside PEFT's",
-        "  lora-course bench methods      accuracy, cost and step time of every method (a quarter of an hour)\n"
+        "long comparisons: all methods on one task; known claims; adapter overhead beside PEFT's",
+        "  lora-course bench methods      accuracy, cost and times of every method (some twenty minutes)\n"
+        "  lora-course bench claims       what is said of LoRA, asked again in small (some twenty minutes)\n"
         "  lora-course bench overhead     what adapters add to a step, ours beside PEFT's (some ten minutes)",
     )
     kinds = added.add_subparsers(dest="what", required=True, metavar="WHAT")
@@ -124,17 +125,26 @@ def make_parser() -> argparse.ArgumentParser:
         help="every method on the same fine-tuning task",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Every method fine-tunes the packaged encoder on the same Rotten Tomatoes sentences, with several\n"
-        "seeds. Writes results.csv, results.json and report.md. Ctrl-C loses the run in progress and no other: the\n"
-        "same command goes on.\n\n"
+        "seeds. Writes results.csv, results.json, report.md and frontier.png. Ctrl-C loses what was being done and\n"
+        "nothing else: the same command goes on.\n\n"
         "  lora-course bench methods\n"
-        "  lora-course bench methods --methods lora dora --seeds 0 1 --train 500 --out /tmp/two",
+        "  lora-course bench methods --methods lora dora --seeds 0 1 --train 500 --out /tmp/two\n"
+        "  lora-course bench methods --methods lora --ranks 2 8 32 --targets attention mlp --rates 1e-3 3e-3",
     )
     added.add_argument("--methods", nargs="+", metavar="NAME", help="only these; by default all")
-    added.add_argument("--seeds", nargs="+", type=_whole, default=[0, 1, 2], metavar="N", help="by default 0 1 2")
-    added.add_argument("--train", type=_whole, metavar="N", help="sentences to train on, by default 1000")
-    added.add_argument("--test", type=_whole, metavar="N", help="sentences to judge on, by default 800")
-    added.add_argument("--out", type=Path, default=Path("benchmark"), help="folder, by default ./benchmark")
-    added.add_argument("--benchmarks", type=Path, metavar="FILE", help="put the report into this file too")
+    added.add_argument("--ranks", nargs="+", type=_whole, default=[], metavar="N", help="each method with each of them")
+    added.add_argument("--targets", nargs="+", default=[], metavar="NAME", help="all, attention, query-value, mlp")
+    added.add_argument("--rates", nargs="+", type=float, default=[], metavar="LR", help="learning rates")
+    _bench_arguments(added, Path("benchmark"), train=1000)
+    added = kinds.add_parser(
+        "claims",
+        help="what is said of LoRA, asked again in small",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Learning rates of LoRA and of full fine-tuning, attention against MLP, LoRA+'s ratio, the rank:\n"
+        "short runs of the packaged encoder with several seeds, and a verdict on each claim. Writes claims.md and a\n"
+        "figure for each, and what `bench methods` writes. Ctrl-C loses the run in progress and no other.",
+    )
+    _bench_arguments(added, Path("benchmark-claims"), train=640)
     added = kinds.add_parser(
         "overhead",
         help="what adapters add to a training step, ours beside PEFT's",
@@ -227,6 +237,16 @@ def make_parser() -> argparse.ArgumentParser:
     added.add_argument("--lesson", metavar="NN", help="this lesson alone, changed or not")
     added.add_argument("--json", type=Path, metavar="FILE", help="write what each check said to each mutant there")
     return parser
+
+
+def _bench_arguments(parser: argparse.ArgumentParser, out: Path, train: int) -> None:
+    parser.add_argument("--seeds", nargs="+", type=_whole, default=[0, 1, 2], metavar="N", help="by default 0 1 2")
+    parser.add_argument(
+        "--train", type=_whole, default=train, metavar="N", help=f"sentences to train on, by default {train}"
+    )
+    parser.add_argument("--test", type=_whole, default=800, metavar="N", help="to judge on, by default 800")
+    parser.add_argument("--out", type=Path, default=out, help=f"folder, by default ./{out}")
+    parser.add_argument("--benchmarks", type=Path, metavar="FILE", help="put the report into this file too")
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -338,7 +358,8 @@ def table(arguments: argparse.Namespace) -> int:
 
 
 def bench(arguments: argparse.Namespace) -> int:
-    return {"methods": bench_methods, "overhead": bench_overhead}[arguments.what](arguments)
+    kinds = {"methods": bench_methods, "claims": bench_claims, "overhead": bench_overhead}
+    return kinds[arguments.what](arguments)
 
 
 def bench_overhead(arguments: argparse.Namespace) -> int:
@@ -383,27 +404,57 @@ def _into_benchmarks(path: Path, name: str, made: str) -> None:
 
 
 def bench_methods(arguments: argparse.Namespace) -> int:
-    from lora_course.adapters import METHODS
-    from lora_course.assets import AssetError
-    from lora_course.experiments.benchmark import Settings, benchmark
+    from lora_course.experiments.benchmark_report import FIGURE
+    from lora_course.experiments.recipes import RECIPES, grid
 
-    methods = list(dict.fromkeys(arguments.methods or METHODS))
-    if unknown := [method for method in methods if method not in METHODS]:
-        return _problem(f"no method {', '.join(map(repr, unknown))}; there are {', '.join(METHODS)}", code=2)
-    chosen = {name: getattr(arguments, name) for name in ("train", "test") if getattr(arguments, name) is not None}
+    methods = list(dict.fromkeys(arguments.methods or RECIPES))
     try:
-        benchmark(arguments.out, methods, list(dict.fromkeys(arguments.seeds)), Settings(**chosen))
+        chosen = grid(methods, arguments.ranks, arguments.targets, arguments.rates)
+    except ValueError as error:
+        return _problem(str(error), code=2)
+    return _run_benchmark(arguments, chosen, "methods", lambda: ("report.md", [FIGURE]))
+
+
+def bench_claims(arguments: argparse.Namespace) -> int:
+    from lora_course.experiments.claims import all_configurations, write_report
+
+    return _run_benchmark(arguments, all_configurations(), "claims", lambda: write_report(arguments.out))
+
+
+def _run_benchmark(arguments, configurations, name: str, write: Callable[[], tuple[str, list[str]]]) -> int:
+    """write() -> the report's name and those of its figures, in arguments.out."""
+    from lora_course.assets import AssetError
+    from lora_course.experiments.benchmark import Settings, benchmark, load_histories
+    from lora_course.experiments.measured import save_measured
+
+    settings = Settings(train=arguments.train, test=arguments.test)
+    try:
+        benchmark(arguments.out, configurations, list(dict.fromkeys(arguments.seeds)), settings)
+        text, figures = write()
+        report = (arguments.out / text).read_text(encoding="utf-8")
+        print(report)
+        if arguments.benchmarks:
+            _publish(arguments.out, report, figures, arguments.benchmarks, name)
+            save_measured(name, load_histories(arguments.out))
     except (AssetError, OSError, ValueError) as error:
         return _problem(str(error))
-    report = (arguments.out / "report.md").read_text(encoding="utf-8")
-    print(report)
-    if arguments.benchmarks:
-        try:
-            _into_benchmarks(arguments.benchmarks, "methods", report.replace("# ", "## ", 1))
-        except (OSError, ValueError) as error:
-            return _problem(str(error))
-    print(f"Written to {arguments.out}: report.md, results.csv, results.json, and runs/ with every history.")
+    print(f"Written to {arguments.out}: {text}, results.csv, results.json, figures, and runs/ with every history.")
     return 0
+
+
+def _publish(out: Path, report: str, figures: Sequence[str], benchmarks: Path, name: str) -> None:
+    """Put a report into the file of benchmarks, one level down, and its figures into figures/ beside that file."""
+    import re
+
+    from lora_course.atomic import replace_files
+
+    folder = benchmarks.parent / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for figure in figures:
+        image = (out / figure).read_bytes()
+        replace_files({folder / f"{name}_{figure}": lambda new, image=image: new.write_bytes(image)})
+        report = report.replace(f"]({figure})", f"](figures/{name}_{figure})")
+    _into_benchmarks(benchmarks, name, re.sub(r"^#", "##", report, flags=re.MULTILINE))
 
 
 def plan(arguments: argparse.Namespace) -> int:

@@ -1,9 +1,9 @@
-"""Every method on the same task: what it reaches, what it trains, what it keeps in memory, how long a step takes.
+"""Configurations on the same task: what each reaches, what it trains, what it needs in memory, how long it takes.
 
-run     one method, one seed: fine-tune the encoder, judge it on the test split       a file each, never run twice
-cost    one method: trained parameters, saved bytes, and the times of its steps       all methods in one interleaved run
-report  both, as CSV, JSON and Markdown (benchmark_report.py)
-A killed benchmark goes on with the run that was in progress.
+run     one configuration, one seed: fine-tune the encoder, judge it on the test split       a file each
+cost    one shape of configuration: parameters, bytes and times beside plain LoRA's          a file each (costs.py)
+report  both, as CSV, JSON, Markdown and a figure (benchmark_report.py)
+A file that is there is never made twice, so a benchmark that is killed loses what it was just doing and nothing else.
 """
 
 from __future__ import annotations
@@ -19,20 +19,18 @@ from typing import Any
 
 import torch
 
-from lora_course.adapters.report import parameter_report
 from lora_course.atomic import replace_files
 from lora_course.device import choose_device
-from lora_course.experiments.benchmark_report import REFERENCE, Cost, RunResult, report_files, table_rows
-from lora_course.experiments.recipes import RECIPES, WARMUP, prepare
-from lora_course.memory import measure
-from lora_course.training.batching import pad_collate
+from lora_course.experiments.benchmark_report import REFERENCE, RunResult, report_files, table_rows
+from lora_course.experiments.costs import Cost, cost_of
+from lora_course.experiments.plots import frontier
+from lora_course.experiments.recipes import WARMUP, Configuration, configuration, prepare
 from lora_course.training.config import TrainingConfig
+from lora_course.training.history import History
 from lora_course.training.loop import TrainingDiverged
-from lora_course.training.metrics import synchronize
-from lora_course.training.sentiment import tokenize_reviews, train_sentiment
+from lora_course.training.sentiment import train_sentiment
 
 SPLITS = ("train", "validation", "test")
-WARM_UP_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Settings:
     """What all runs of one benchmark share: so many reviews, the first of each split, for every run."""
 
     train: int = 1000
-    validation: int = 200  # looked at once, at the end of each epoch; for the histories
+    validation: int = 200  # looked at once, at the end of each epoch; learning rates are chosen by them
     test: int = 800
     epochs: int = 1
     batch_size: int = 16
@@ -69,134 +67,123 @@ def load_rotten_tomatoes() -> Any:
 
 def benchmark(
     out: Path,
-    methods: Sequence[str],
+    configurations: Sequence[Configuration],
     seeds: Sequence[int],
     settings: Settings,
     load: Loader = load_packaged,
     reviews: Callable[[], Any] = load_rotten_tomatoes,
     say: Callable[[str], object] = print,
 ) -> list[dict[str, Any]]:
-    """Do what is not in `out` yet, write results.json, results.csv and report.md there, and return the table's rows.
+    """Do what is not in `out` yet, write the report's files there, and return the table's rows.
 
     say: called with a line for each thing done.
-    Raises ValueError if there are fewer reviews than asked for, or `out` holds runs of other settings.
+    Raises ValueError if there are fewer reviews than asked for, or `out` holds results of other settings.
     """
     splits = reviews()
     splits = {split: _first(splits[split], getattr(settings, split), split) for split in SPLITS}
-    (out / "runs").mkdir(parents=True, exist_ok=True)
-    todo = [(method, seed) for seed in seeds for method in methods]
+    for folder in ("runs", "costs"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        for half_written in (out / folder).glob(".*.json.*"):  # by a benchmark that was killed
+            half_written.unlink(missing_ok=True)
+    runs = _runs(out, configurations, seeds, settings, splits, load, say)
+    costs = _costs(out, configurations, settings, splits, load, say)
+    rows = table_rows(configurations, runs, costs)
+    names = {chosen.name for chosen in configurations}
+    plot = frontier([history for history in load_histories(out) if history.run.name in names])
+    files = report_files(rows, runs, costs, asdict(settings), plot)
+    replace_files({out / name: lambda path, data=data: path.write_bytes(data) for name, data in files.items()})
+    return rows
+
+
+def _runs(out, configurations, seeds, settings, splits, load, say) -> list[RunResult]:
+    todo = [(chosen, seed) for seed in seeds for chosen in configurations]
     runs: list[RunResult] = []
     new, began = 0, perf_counter()
-    for i, (method, seed) in enumerate(todo, 1):
-        path = out / "runs" / f"{method}-{seed}.json"
+    for i, (chosen, seed) in enumerate(todo, 1):
+        path = out / "runs" / f"{chosen.file}-{seed}.json"
+        identity = {**asdict(settings), **chosen.to_dict()}
         if path.exists():
-            runs.append(RunResult(**_read(path, _identity(settings, method))["result"]))
+            runs.append(RunResult(**_read(path, identity)["result"]))
             continue
-        result, history = run(method, seed, settings, splits, load)
-        record = {"settings": _identity(settings, method), "result": asdict(result), "history": history}
-        _write(path, json.dumps(record, indent=1))
+        result, history = run(chosen, seed, settings, splits, load)
+        record = {"settings": identity, "shape": chosen.shape, "result": asdict(result), "history": history.to_dict()}
+        _write(path, record)
         runs.append(result)
         new += 1
         left = (perf_counter() - began) / new * (len(todo) - i)
         say(
-            f"[{i}/{len(todo)}] {method}, seed {seed}: accuracy {result.accuracy:.3f} on {result.n}, "
+            f"[{i}/{len(todo)}] {chosen.name}, seed {seed}: accuracy {result.accuracy:.3f} on {result.n}, "
             f"{result.train_seconds:.0f} s of training; about {left / 60:.0f} min left"
         )
-    costs = _costs(out, methods, settings, splits, load, say)
-    rows = table_rows(runs, costs)
-    files = report_files(rows, runs, costs, asdict(settings))
-    replace_files({out / name: partial(_fill, text=text) for name, text in files.items()})
-    return rows
+    return runs
+
+
+def _costs(out, configurations, settings, splits, load, say) -> dict[str, Cost]:
+    shapes = {chosen.shape: chosen for chosen in (configuration(REFERENCE), *configurations)}
+    costs = {}
+    for shape, chosen in shapes.items():
+        path = out / "costs" / f"{shape}.json"
+        identity = {"batch_size": settings.batch_size, "rounds": settings.rounds, "shape": shape}
+        if path.exists():
+            costs[shape] = Cost(**_read(path, identity)["result"])
+            continue
+        say(f"{settings.rounds} steps and forward passes of {shape} beside {REFERENCE}'s, for their times")
+        costs[shape] = cost_of(chosen, configuration(REFERENCE), settings, splits["train"], load)
+        _write(path, {"settings": identity, "result": asdict(costs[shape])})
+    return costs
 
 
 def run(
-    method: str, seed: int, settings: Settings, splits: Mapping[str, Any], load: Loader
-) -> tuple[RunResult, dict[str, Any]]:
-    """Fine-tune a fresh model and judge it. The history comes as plain dicts."""
-    recipe = RECIPES[method]
+    chosen: Configuration, seed: int, settings: Settings, splits: Mapping[str, Any], load: Loader
+) -> tuple[RunResult, History]:
+    """Fine-tune a fresh model and judge it; what the test says is in the history's `measured` too."""
     torch.manual_seed(seed)  # of the new head
     model, tokenizer = load()
-    model, optimizer = prepare(method, model, recipe, settings.steps(), seed)
+    model, optimizer = prepare(chosen.method, model, chosen.recipe, settings.steps(), seed)
     config = TrainingConfig(
         epochs=settings.epochs,
         batch_size=settings.batch_size,
-        learning_rate=recipe.learning_rate,
+        learning_rate=chosen.recipe.learning_rate,
         warmup_fraction=WARMUP,
         seed=seed,
     )
     try:
         history, test = train_sentiment(
-            model, tokenizer, splits, config, optimizer=optimizer, name=f"{method}-{seed}", dataset="Rotten Tomatoes"
+            model,
+            tokenizer,
+            splits,
+            config,
+            optimizer=optimizer,
+            name=chosen.name,
+            dataset="Rotten Tomatoes",
+            progress=False,
         )
-        scores = (test.accuracy, test.f1, test.loss, test.n)
+        scores = (test.accuracy, test.f1, test.loss, history.evaluations[-1].metrics["loss"], test.n)
         seconds = (history.summary.seconds, test.seconds)
     except TrainingDiverged as error:
-        history, scores, seconds = error.history, (math.nan, math.nan, math.nan, len(splits["test"])), (0.0, 0.0)
-    device, name = history.run.device, history.run.model
-    return RunResult(method, seed, *scores, recipe.learning_rate, *seconds, device, name), history.to_dict()
+        history, scores, seconds = error.history, (math.nan,) * 4 + (len(splits["test"]),), (0.0, 0.0)
+    result = RunResult(chosen.name, seed, *scores, *seconds, history.run.device, history.run.model)
+    history.measured |= {"test_accuracy": result.accuracy, "test_loss": result.loss, "test_samples": result.n}
+    return result, history
 
 
-def costs_of(methods: Sequence[str], settings: Settings, splits: Mapping[str, Any], load: Loader) -> list[Cost]:
-    """Trained parameters, saved bytes and step times on the first batch of the training reviews.
-
-    All models are in memory at once. In each round every method takes one step, beginning with another each time, so
-    that a slow moment of the machine falls on all alike.
-    """
-    rounds = WARM_UP_ROUNDS + settings.rounds
-    steps, counted, taken = {}, {}, {method: [] for method in methods}
-    for method in methods:
-        torch.manual_seed(0)
-        model, tokenizer = load()
-        model, optimizer = prepare(method, model, RECIPES[method], total_steps=rounds, seed=0)
-        device = next(model.parameters()).device
-        tokenized = tokenize_reviews(splits["train"].select(range(min(settings.batch_size, settings.train))), tokenizer)
-        batch = pad_collate([tokenized[i] for i in range(len(tokenized))], tokenizer.pad_token_id)
-        batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        model.train()
-        counted[method] = parameter_report(model).trainable, measure(model, batch).saved
-        steps[method] = _stepper(model, optimizer, batch, device)
-    for i in range(rounds):
-        for j in range(len(methods)):
-            method = methods[(i + j) % len(methods)]
-            seconds = steps[method]()
-            if i >= WARM_UP_ROUNDS:
-                taken[method].append(seconds)
-    return [Cost(method, *counted[method], taken[method]) for method in methods]
-
-
-def _stepper(model, optimizer, batch, device) -> Callable[[], float]:
-    def step() -> float:
-        synchronize(device)
-        began = perf_counter()
-        model(**batch).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        synchronize(device)
-        return perf_counter() - began
-
-    return step
-
-
-def _costs(out, methods, settings, splits, load, say) -> list[Cost]:
-    wanted = list(dict.fromkeys([REFERENCE, *methods]))
-    path, identity = out / "costs.json", {"methods": wanted, **{m: _identity(settings, m) for m in wanted}}
-    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["settings"] == identity:
-        return [Cost(**cost) for cost in _read(path, identity)["result"]]
-    say(f"{settings.rounds} steps of each of {len(wanted)} methods in turn, for their times")
-    costs = costs_of(wanted, settings, splits, load)
-    _write(path, json.dumps({"settings": identity, "result": [asdict(cost) for cost in costs]}, indent=1))
-    return costs
+def load_histories(out: Path) -> list[History]:
+    """The histories of all runs in a benchmark's folder, with the costs of their shapes in `measured`."""
+    histories = []
+    for path in sorted((out / "runs").glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        history = History.from_dict(record["history"])
+        cost = out / "costs" / f"{record['shape']}.json"
+        if cost.exists():
+            history.measured |= Cost(**json.loads(cost.read_text(encoding="utf-8"))["result"]).measured()
+        histories.append(history)
+    return histories
 
 
 def _first(reviews: Any, wanted: int, split: str) -> Any:
     if not 1 <= wanted <= len(reviews):
         raise ValueError(f"{split}: {wanted} reviews asked for, there are {len(reviews)}")
     return reviews.select(range(wanted))
-
-
-def _identity(settings: Settings, method: str) -> dict[str, Any]:
-    """What a result depends on; numbers as JSON gives them back."""
-    return {**asdict(settings), **asdict(RECIPES[method])}
 
 
 def _read(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,8 +198,8 @@ def _read(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _write(path: Path, text: str) -> None:
-    replace_files({path: partial(_fill, text=text)})
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    replace_files({path: partial(_fill, text=json.dumps(record, indent=1))})
 
 
 def _fill(path: Path, text: str) -> None:

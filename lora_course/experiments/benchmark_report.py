@@ -1,4 +1,4 @@
-"""The table of a benchmark of methods: rows from runs and costs, and the three files that they are written to."""
+"""The table of a benchmark: rows from runs and costs, and the files that they are written to."""
 
 from __future__ import annotations
 
@@ -13,88 +13,108 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lora_course.device import choose_device, describe_device
-from lora_course.experiments.recipes import RECIPES
+from lora_course.experiments.costs import MERGED, PLAIN, REFERENCE_STEP, STEP, UNMERGED, Cost
+from lora_course.experiments.figure import Plot
+from lora_course.experiments.recipes import RECIPES, Configuration
+from lora_course.experiments.statistics import median_ratio, quartiles, ratios
 from lora_course.tables import in_units, markdown_table
 from lora_course.training.history import library_versions
 
 REFERENCE = "lora"  # whose step is the unit of step times
+FIGURE = "frontier.png"
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """One method, one seed, judged on the test reviews. Accuracy and loss are NaN if the run diverged."""
+    """One configuration, one seed, judged on the test reviews. Accuracy and losses are NaN if the run diverged."""
 
-    method: str
+    name: str
     seed: int
     accuracy: float
     f1: float
     loss: float
+    validation_loss: float
     n: int
-    learning_rate: float
     train_seconds: float
     test_seconds: float
     device: str
     model: str
 
 
-@dataclass(frozen=True)
-class Cost:
-    """step_seconds: one for each round; round i of all methods ran side by side, on the same batch."""
+def table_rows(
+    configurations: Sequence[Configuration], runs: Sequence[RunResult], costs: Mapping[str, Cost]
+) -> list[dict[str, Any]]:
+    """One row for each configuration. costs: by shape.
 
-    method: str
-    trained: int
-    saved_bytes: int
-    step_seconds: list[float]
-
-
-def table_rows(runs: Sequence[RunResult], costs: Sequence[Cost]) -> list[dict[str, Any]]:
-    """One row for each method. spread: the standard deviation over the seeds (n - 1), NaN for a single one.
-
-    step_ratio: the median over the rounds of its step time over the reference's in the same round.
+    accuracy, losses: means over the seeds; spread: the standard deviation (n - 1), NaN for a single one.
+    step_ratio: its step over the reference's in the same round, median and quartiles. unmerged_ratio, merged_ratio: a
+    forward pass over the plain model's; None where nothing can be merged.
     """
-    by_method = {cost.method: cost for cost in costs}
-    unit = by_method[REFERENCE].step_seconds
     rows = []
-    for method in dict.fromkeys(result.method for result in runs):
-        found = [result.accuracy for result in runs if result.method == method]
-        cost = by_method[method]
-        ratios = [mine / theirs for mine, theirs in zip(cost.step_seconds, unit, strict=True)]
+    for chosen in configurations:
+        mine = [result for result in runs if result.name == chosen.name]
+        cost = costs[chosen.shape]
+        seconds = cost.seconds
+        low, middle, high = quartiles(ratios(seconds[STEP], seconds[REFERENCE_STEP]))
+        found = [result.accuracy for result in mine]
         rows.append(
             {
-                "method": method,
+                "name": chosen.name,
+                "method": chosen.method,
+                "rank": chosen.recipe.rank,
+                "targets": chosen.recipe.targets,
+                "learning_rate": chosen.recipe.learning_rate,
+                "ratio": chosen.recipe.ratio,
                 "accuracy": statistics.fmean(found),
                 "spread": statistics.stdev(found) if len(found) > 1 else math.nan,
                 "seeds": len(found),
+                "loss": statistics.fmean(result.loss for result in mine),
+                "validation_loss": statistics.fmean(result.validation_loss for result in mine),
+                "train_seconds": statistics.median(result.train_seconds for result in mine),
                 "trained_parameters": cost.trained,
                 "saved_bytes": cost.saved_bytes,
-                "step_ms": 1000 * statistics.median(cost.step_seconds),
-                "step_ratio": statistics.median(ratios),
-                "learning_rate": RECIPES[method].learning_rate,
+                "state_bytes": cost.state_bytes,
+                "peak_bytes": cost.peak_bytes,
+                "step_ms": 1000 * statistics.median(seconds[STEP]),
+                "step_ratio": middle,
+                "step_ratio_low": low,
+                "step_ratio_high": high,
+                "plain_ms": 1000 * statistics.median(seconds[PLAIN]),
+                "unmerged_ratio": median_ratio(seconds[UNMERGED], seconds[PLAIN]),
+                "merged_ratio": median_ratio(seconds[MERGED], seconds[PLAIN]) if MERGED in seconds else None,
             }
         )
     return rows
 
 
 def report_files(
-    rows: Sequence[Mapping[str, Any]], runs: Sequence[RunResult], costs: Sequence[Cost], settings: Mapping[str, int]
-) -> dict[str, str]:
-    """File name -> text. JSON has everything, with null for NaN; CSV and Markdown one row for each method."""
+    rows: Sequence[Mapping[str, Any]],
+    runs: Sequence[RunResult],
+    costs: Mapping[str, Cost],
+    settings: Mapping[str, int],
+    plot: Plot,
+) -> dict[str, bytes]:
+    """File name -> content. JSON has everything, null for NaN; CSV and Markdown have a row for each configuration.
+
+    plot: the frontier.
+    """
     machine = {"device": describe_device(choose_device()), "processor": platform.machine(), **library_versions()}
     everything = {
         "settings": dict(settings),
         "machine": machine,
         "rows": rows,
         "runs": [asdict(result) for result in runs],
-        "costs": [asdict(cost) for cost in costs],
+        "costs": {shape: asdict(cost) for shape, cost in costs.items()},
     }
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return {
-        "results.json": json.dumps(_without_nan(everything), indent=1) + "\n",
-        "results.csv": text.getvalue(),
-        "report.md": markdown(rows, runs, settings, machine),
+        "results.json": (json.dumps(without_nan(everything), indent=1) + "\n").encode(),
+        "results.csv": text.getvalue().encode(),
+        "report.md": markdown(rows, runs, settings, machine, plot.alternative_text).encode(),
+        FIGURE: plot.png(),
     }
 
 
@@ -103,19 +123,24 @@ def markdown(
     runs: Sequence[RunResult],
     settings: Mapping[str, int],
     machine: Mapping[str, str],
+    description: str,
 ) -> str:
     """The table with all that one needs to read it: model, data, spread, device, seconds, versions."""
-    header = ["method", "accuracy", "trained", "saved", "step", f"step / {REFERENCE}'s", "learning rate", "besides"]
+    header = ["configuration", "accuracy", "trained", "saved", "peak", "training", f"step / {REFERENCE}'s"]
+    header += ["unmerged", "merged", "learning rate", "besides"]
     cells = [
         [
-            row["method"],
+            row["name"],
             _accuracy(row),
             f"{row['trained_parameters']:,}",
             in_units(row["saved_bytes"]),
-            f"{row['step_ms']:.0f} ms",
-            f"{row['step_ratio']:.2f}",
+            in_units(row["peak_bytes"]),
+            f"{row['train_seconds']:.0f} s",
+            f"{row['step_ratio']:.2f} ({row['step_ratio_low']:.2f} to {row['step_ratio_high']:.2f})",
+            f"{row['unmerged_ratio']:.2f}",
+            "" if row["merged_ratio"] is None else f"{row['merged_ratio']:.2f}",
             f"{row['learning_rate']:g}",
-            _besides(row["method"]),
+            _besides(row),
         ]
         for row in rows
     ]
@@ -131,20 +156,27 @@ def markdown(
 
 {markdown_table([header, *cells])}
 
+![{description}]({FIGURE})
+
 - accuracy: mean ± standard deviation over {seeds} seed(s). All are judged on the same {first.n} sentences; another
   {first.n} would change the best accuracy by about {100 * math.sqrt(accuracy * (1 - accuracy) / first.n):.1f} points
   (one standard error).
-- saved: for the backward pass of one batch, weights left out.
-- step: forward, backward and optimizer on one batch; median of {settings["rounds"]} rounds in which the methods took
-  turns. The ratio is the median of the ratios within a round.
+- saved: kept for the backward pass of one batch, weights left out. peak: all tensors alive at once in a step, weights
+  included.
+- training: seconds of a run, median over the seeds; evaluations left out.
+- step: forward, backward and optimizer on one batch, divided by {REFERENCE}'s in the same round. In each of the
+  {settings["rounds"]} rounds all that is compared takes turns; median, and quartiles over the rounds.
+- unmerged, merged: a forward pass of the fine-tuned model over one of the plain model, the same way. Nothing stands
+  where there is nothing to merge, or no way to.
 
 {len(runs)} runs, {seconds:.0f} s of training and testing, on {first.device}. {libraries}.
 """
 
 
-def _besides(method: str) -> str:
-    recipe = RECIPES[method]
-    rank = f"rank {recipe.rank}" if recipe.rank != 8 and "rank" not in recipe.note else ""
+def _besides(row: Mapping[str, Any]) -> str:
+    recipe = RECIPES[row["method"]]
+    unusual = row["rank"] != 8 and "rank" not in recipe.note and "r=" not in row["name"]
+    rank = f"rank {row['rank']}" if unusual else ""
     return ", ".join(part for part in (rank, recipe.note) if part)
 
 
@@ -154,9 +186,9 @@ def _accuracy(row: Mapping[str, Any]) -> str:
     return f"{row['accuracy']:.3f}" + ("" if math.isnan(row["spread"]) else f" ± {row['spread']:.3f}")
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {key: _without_nan(part) for key, part in value.items()}
-    return [_without_nan(part) for part in value] if isinstance(value, list | tuple) else value
+        return {key: without_nan(part) for key, part in value.items()}
+    return [without_nan(part) for part in value] if isinstance(value, list | tuple) else value

@@ -2,21 +2,24 @@
 
 Run          what was trained: names, device, seed, settings, parameter counts, versions
 StepRow      one row per optimizer step        EvaluationRow   one row per evaluation
+LayerRow     one row per recorded step and adapted layer (dynamics.py records them)
 Summary      totals, filled in when the run ends
-History      the four together; saves to JSON, loads strictly, flattens to rows for plotting
+History      all of them together; saves to JSON, loads strictly, flattens to rows for plotting
 """
 
 from __future__ import annotations
 
 import json
+import math
 import platform
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from lora_course.atomic import replace_files
+from lora_course.training.metrics import effective_rank
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had no layers and no measured
 
 
 @dataclass
@@ -61,6 +64,27 @@ class EvaluationRow:
 
 
 @dataclass
+class LayerRow:
+    """One adapted layer after one optimizer step. Gradient norms are of that step, before clipping; 0 where the method
+    has no trainable matrix of that name."""
+
+    step: int
+    layer: str  # its full name in the model
+    grad_norm_A: float
+    grad_norm_B: float
+    singular_values: list[float]  # of its change of the weight, largest first, without those that are 0
+
+    @property
+    def norm(self) -> float:
+        """The Frobenius norm of the change."""
+        return math.hypot(*self.singular_values)
+
+    @property
+    def effective_rank(self) -> float:
+        return effective_rank(self.singular_values)
+
+
+@dataclass
 class Summary:
     """Totals of a run. Rates are over training seconds: batching, forward, backward, update and checkpoints."""
 
@@ -83,6 +107,8 @@ class History:
     evaluations: list[EvaluationRow] = field(default_factory=list)
     resumed_at: list[int] = field(default_factory=list)  # steps after which the run went on from a checkpoint
     summary: Summary | None = None
+    layers: list[LayerRow] = field(default_factory=list)
+    measured: dict[str, float] = field(default_factory=dict)  # what was found out besides: test_accuracy, peak_bytes …
 
     @property
     def parameter_reduction(self) -> float:
@@ -100,6 +126,21 @@ class History:
             for e in self.evaluations
         ]
 
+    def layer_rows(self) -> list[dict]:
+        """The layers as flat dicts: run, method, step, layer, both gradient norms, norm and effective_rank."""
+        return [
+            {
+                **self._labels(),
+                "step": row.step,
+                "layer": row.layer,
+                "grad_norm_A": row.grad_norm_A,
+                "grad_norm_B": row.grad_norm_B,
+                "norm": row.norm,
+                "effective_rank": row.effective_rank,
+            }
+            for row in self.layers
+        ]
+
     def _labels(self) -> dict:
         return {"run": self.run.name, "method": self.run.method}
 
@@ -112,6 +153,8 @@ class History:
         """Raises ValueError for another schema version, or for fields that are missing or unknown."""
         if not isinstance(data, dict) or "schema" not in data:
             raise ValueError('this is not a training history: it has no "schema" field')
+        if data["schema"] == 1:
+            data = {"layers": [], "measured": {}, **data, "schema": SCHEMA}
         if data["schema"] != SCHEMA:
             raise ValueError(
                 f"the history has schema {data['schema']!r}, and this version of lora_course reads "
@@ -124,6 +167,7 @@ class History:
         history.evaluations = [
             _strict(EvaluationRow, row, f"evaluations[{i}]") for i, row in enumerate(history.evaluations)
         ]
+        history.layers = [_strict(LayerRow, row, f"layers[{i}]") for i, row in enumerate(history.layers)]
         if history.summary is not None:
             history.summary = _strict(Summary, history.summary, "summary")
         return history

@@ -84,9 +84,10 @@ def fit(
     checkpoint_path: one file for one run. If it is there and `resume`, the run goes on from it; a finished run comes
         back as it ended. It is written at each evaluation or end of an epoch, every
         config.checkpoint_every steps, and at the end.
-    callbacks: each is called with every StepRow; one that returns "stop" ends the run cleanly. One that has a
-        state_dict, such as a RankController, goes into the checkpoint too; one that has a method
-        `evaluated` gets every EvaluationRow through it.
+    callbacks: each is called with every StepRow, the gradients of the step still there; one that returns "stop" ends
+        the run cleanly, and a list of LayerRows goes into the history. One that has a state_dict, such as a
+        RankController, goes into the checkpoint too; one that has a method `evaluated` gets every EvaluationRow
+        through it.
     name, dataset: what the history calls the run and the data.
 
     Raises ValueError for data, optimizer, schedule or metrics that do not fit, CheckpointError for a checkpoint that is
@@ -151,15 +152,18 @@ def fit(
                 raise TrainingDiverged(diverged(step, mean_loss, norm, lr, path), history)
             optimizer.step()
             scheduler.step()
-            optimizer.zero_grad()
 
             epoch, seconds = step / steps_per_epoch, perf_counter() - began
             row = StepRow(step, epoch, mean_loss, lr, norm, *size_of(batches), seconds)
             history.steps.append(row)
             bar.set_postfix(loss=f"{mean_loss:.4f}", refresh=False)
             bar.update()
-            if "stop" in [callback(row) for callback in callbacks]:
-                stop = "callback"
+            for answer in [callback(row) for callback in callbacks]:
+                if answer == "stop":
+                    stop = "callback"
+                elif isinstance(answer, list):
+                    history.layers += answer
+            optimizer.zero_grad()  # only now: callbacks see the gradients
             if step == total_steps:
                 stop = "finished"
 

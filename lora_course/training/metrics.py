@@ -2,6 +2,7 @@
 
 confusion_counts -> accuracy, precision, recall, f1    binary, class 1 is the positive one
 parameter_reduction                                    how much of the model is not trained
+effective_rank                                         over how many directions a change is spread
 reset_peak_memory, peak_memory                         how much memory a run needed
 synchronize, in_mode                                   read the clock truly; leave every module in the mode it had
 """
@@ -9,8 +10,9 @@ synchronize, in_mode                                   read the clock truly; lea
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -88,6 +90,20 @@ def parameter_reduction(model: nn.Module) -> float:
     if not total:
         raise ValueError("the model has no parameters")
     return 1 - trainable / total
+
+
+def effective_rank(singular_values: Iterable[float]) -> float:
+    """exp of the entropy of the singular values as shares of their sum: r if r are equal and the others 0.
+
+    A soft count of directions (Roy and Vetterli 2007, "The effective rank", section 2). 0 for a change of 0.
+    Raises ValueError if a value is negative or not finite.
+    """
+    values = [float(value) for value in singular_values]
+    if not all(value >= 0 and math.isfinite(value) for value in values):
+        raise ValueError("singular values are finite and 0 or more")
+    total = sum(values)
+    shares = [value / total for value in values if value > 0]
+    return math.exp(-sum(p * math.log(p) for p in shares)) if shares else 0.0
 
 
 @dataclass(frozen=True)

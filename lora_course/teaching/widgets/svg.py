@@ -16,9 +16,11 @@ from html import escape
 
 from torch import Tensor
 
-BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
-INK = "var(--jp-content-font-color1,#1b1b1b)"
-BLACK = "#1b1b1b"
+from lora_course import colours
+
+BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER = colours.CYCLE
+BLACK = colours.BLACK
+INK = f"var(--jp-content-font-color1,{BLACK})"
 PAPER = "var(--jp-layout-color0,#ffffff)"
 WIDTH = 600  # of every picture, in units of which text is 13 to 16 high
 
