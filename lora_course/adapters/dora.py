@@ -42,7 +42,7 @@ class DoRA(LoRA):
         """||W + s B A|| of each row, (out,), in float32 or better."""
         W, A, B, s = weight_view(self.base_layer), self.lora_A, self.lora_B, self.scaling
         wide = torch.promote_types(W.dtype, torch.float32)
-        C = (W @ A.T.to(W.dtype)).to(wide)  # (out, r)
+        C = (A.to(W.dtype) @ W.T).T.to(wide)  # (out, r)
         A, B = A.to(wide), B.to(wide)
         squares = torch.linalg.vector_norm(W, dim=1, dtype=wide).square()  # (out,)
         squares = squares + 2 * s * (C * B).sum(1) + s**2 * ((B @ (A @ A.T)) * B).sum(1)

@@ -19,10 +19,11 @@ from lora_course.adapters.fused import fused_is_on
 
 
 class SharedDropout(nn.Dropout):
-    """nn.Dropout that returns its last result again if asked for the same x, with the same p, right afterwards.
+    """nn.Dropout that takes what another layer's has just drawn for the same x and p.
 
-    "Right afterwards": nothing has drawn from the generator since. So what checkpointing computes a second time draws
-    a second time, as it did at first. Inside `plain_forward` it is nn.Dropout, mask for mask.
+    "Just": nothing has drawn from the generator since. So what checkpointing computes a second time draws a second
+    time, as it did at first. A layer that asks again, in the next step on the same x, starts a new draw. Inside
+    `plain_forward` it is nn.Dropout, mask for mask.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -30,7 +31,7 @@ class SharedDropout(nn.Dropout):
             return x
         if torch.compiler.is_compiling() or not fused_is_on():
             return nn.functional.dropout(x, self.p)
-        return _LAST.get(x, self.p)
+        return _LAST.get(x, self.p, self)
 
 
 def dropped(dropout: nn.Module, x: Tensor) -> Tensor | None:
@@ -45,12 +46,13 @@ class _Drop(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, keep: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(keep)
         ctx.scale = scale
-        return (x * keep).mul_(scale)
+        return keep.to(x.dtype).mul_(x).mul_(scale)  # twice as fast as x * keep, which converts entry by entry
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (keep,) = ctx.saved_tensors
-        return grad * keep * ctx.scale, None, None
+        _LAST.forget()  # its graph is used up
+        return keep.to(grad.dtype).mul_(grad).mul_(ctx.scale), None, None
 
 
 def drop(x: Tensor, p: float) -> Tensor:
@@ -64,21 +66,27 @@ def drop(x: Tensor, p: float) -> Tensor:
 
 
 class _LastResult:
-    """One result, kept no longer than the x that it was made of."""
+    """One result, kept no longer than the x that it was made of, and the layers that have taken it."""
 
     def __init__(self) -> None:
-        self.x = self.key = self.result = None
+        self.forget()
 
-    def get(self, x: Tensor, p: float) -> Tensor:
+    def get(self, x: Tensor, p: float, layer: nn.Module) -> Tensor:
         result = self.result
-        if self.x is None or self.x() is not x or self.key != self._key(x, p):
+        if self.x is None or self.x() is not x or layer in self.taken or self.key != self._key(x, p):
             result = drop(x, p)
-            self.x, self.key, self.result = weakref.ref(x, self._forget), self._key(x, p), result
+            self.forget()
+            self.x, self.key, self.result = weakref.ref(x, self._x_is_gone), self._key(x, p), result
+        self.taken.add(layer)
         return result
 
-    def _forget(self, dead: weakref.ref) -> None:
+    def forget(self) -> None:
+        self.x = self.key = self.result = None
+        self.taken: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+    def _x_is_gone(self, dead: weakref.ref) -> None:
         if self.x is dead:  # and not the one before it, which may live until its result is replaced
-            self.x = self.key = self.result = None
+            self.forget()
 
     @staticmethod
     def _key(x: Tensor, p: float) -> tuple:

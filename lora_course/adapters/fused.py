@@ -1,7 +1,9 @@
 """LoRA, DoRA and VeRA on a frozen dense layer as one autograd step each, with the backward pass written by hand.
 
 Autograd would keep or make several tensors of the size of the layer's output (the branch, the branch times s, the
-sum). One Function makes the output once and adds to it in place (`addmm_`), and keeps only what the gradients need:
+sum). One Function makes the output once, keeps only what the gradients need, and orders the products by three rules:
+small ones first, and the large one added to them in place (`addmm_`), which hides their writing; the thin matrix on
+the left, (r, d) (d, N), never (N, d) (d, r); those that read the same large matrix one after the other.
 
     LoRA    x (shared by all layers that read it), and x A^T            N d + N r numbers
             without x where A is frozen (LoRA-FA)                            N r
@@ -70,8 +72,8 @@ class LoRAStep(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, dropped: Tensor | None, base: nn.Module, A: Tensor, B: Tensor, s: float) -> Tensor:
         """x: (..., d).  dropped: x after dropout, None where there is none.  A (r, d), B (k, r).  Returns (..., k)."""
         x2, branch = _rows(x, dropped)
-        a = branch @ A.T  # (N, r)
-        h = _affine(x2, base).addmm_(a, B.T, alpha=s)  # (N, k)
+        a = (A @ branch.T).mul_(s)  # (r, N)
+        h = _small(a, B, base).addmm_(x2, weight_view(base).T)  # (N, k)
         ctx.save_for_backward(branch if A.requires_grad else None, a, A, B, base.weight)
         ctx.base, ctx.s, ctx.shape, ctx.dropping = base, s, x.shape, dropped is not None
         return h.view(*x.shape[:-1], -1)
@@ -80,24 +82,21 @@ class LoRAStep(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         branch, a, A, B, _ = ctx.saved_tensors
-        g = grad.reshape(-1, grad.shape[-1])  # (N, k)
+        g = grad.reshape(-1, grad.shape[-1]).contiguous()  # (N, k)
         for_x, for_dropped, _, for_A, for_B, _ = ctx.needs_input_grad
-        g_a = (g @ B).mul_(ctx.s)  # (N, r)
-        g_x = g @ weight_view(ctx.base) if for_x else None  # (N, d)
-        if for_x and not ctx.dropping:
-            g_x.addmm_(g_a, A)
-        return (
-            _shaped(g_x, ctx.shape),
-            _shaped(g_a @ A, ctx.shape) if for_dropped else None,
-            None,
-            g_a.T @ branch if for_A else None,
-            (g.T @ a).mul_(ctx.s) if for_B else None,
-            None,
-        )
+        g_a = (B.T @ g.T).mul_(ctx.s)  # (r, N)
+        g_B = (a @ g).T if for_B else None  # (k, r)
+        g_A = g_a @ branch if for_A else None  # (r, d)
+        W = weight_view(ctx.base)
+        if ctx.dropping:
+            g_x, g_dropped = g @ W if for_x else None, g_a.T @ A if for_dropped else None  # (N, d)
+        else:
+            g_x, g_dropped = torch.mm(g_a.T, A).addmm_(g, W) if for_x else None, None
+        return _shaped(g_x, ctx.shape), _shaped(g_dropped, ctx.shape), None, g_A, g_B, None
 
 
 class DoRAStep(torch.autograd.Function):
-    """h = W (x - dropped) + b + c * (W + s B A) dropped, which without dropout is c * (W + s B A) x + b."""
+    """h = W x + b + c * t - W dropped with t = (W + s B A) dropped, which without dropout is b + c * t."""
 
     @staticmethod
     def forward(
@@ -105,13 +104,13 @@ class DoRAStep(torch.autograd.Function):
     ) -> Tensor:
         """As LoRAStep; c: (k,), the stretch m / ||V||."""
         x2, branch = _rows(x, dropped)
-        W = weight_view(base)
-        a = branch @ A.T  # (N, r)
-        t = torch.mm(branch, W.T).addmm_(a, B.T, alpha=s)  # (N, k)
-        if dropped is not None:
-            h = _affine(x2 - branch, base).addcmul_(t, c)
+        W, bias = weight_view(base), base.bias
+        a = (A @ branch.T).mul_(s)  # (r, N)
+        t = torch.mm(a.T, B.T).addmm_(branch, W.T)  # (N, k)
+        if dropped is not None:  # W dropped = t - s B A dropped
+            h = _small(a, B, base).addcmul_(t, c - 1).addmm_(x2, W.T)
         else:
-            h = t * c if base.bias is None else torch.addcmul(base.bias, t, c)
+            h = t * c if bias is None else torch.addcmul(bias, t, c)
         ctx.save_for_backward(branch, a, t, A, B, c, base.weight)
         ctx.base, ctx.s, ctx.shape, ctx.dropping = base, s, x.shape, dropped is not None
         return h.view(*x.shape[:-1], -1)
@@ -121,25 +120,17 @@ class DoRAStep(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         branch, a, t, A, B, c, _ = ctx.saved_tensors
         W = weight_view(ctx.base)
-        g = grad.reshape(-1, grad.shape[-1])  # (N, k)
+        g = grad.reshape(-1, grad.shape[-1]).contiguous()  # (N, k)
+        g_B = (a @ g).mul_(c).T  # (k, r), for g_t = g * c
+        g_a = ((B.T * c) @ g.T).mul_(ctx.s)  # (r, N)
         g_c = (g * t).sum(0)  # (k,)
-        g_t = g * c  # (N, k)
-        g_a = (g_t @ B).mul_(ctx.s)  # (N, r)
         g_x = g_dropped = None
         if ctx.dropping:
             g_x = g @ W  # (N, d)
-            g_dropped = torch.sub(g_t, g).mm(W).addmm_(g_a, A)
+            g_dropped = torch.mm(g_a.T, A).addmm_(*_stretched(g, c - 1, W))
         elif ctx.needs_input_grad[0]:
-            g_x = torch.mm(g_t, W).addmm_(g_a, A)
-        return (
-            _shaped(g_x, ctx.shape),
-            _shaped(g_dropped, ctx.shape),
-            None,
-            g_a.T @ branch,
-            (g_t.T @ a).mul_(ctx.s),
-            g_c,
-            None,
-        )
+            g_x = torch.mm(g_a.T, A).addmm_(*_stretched(g, c, W))
+        return _shaped(g_x, ctx.shape), _shaped(g_dropped, ctx.shape), None, g_a @ branch, g_B, g_c, None
 
 
 class VeRAStep(torch.autograd.Function):
@@ -151,8 +142,8 @@ class VeRAStep(torch.autograd.Function):
     ) -> Tensor:
         """As LoRAStep, with A and B frozen; d: (r,) and b: (k,), the two trained vectors."""
         x2, branch = _rows(x, dropped)
-        a = branch @ A.T  # (N, r)
-        h = _affine(x2, base).addmm_(a * d, (b.unsqueeze(1) * B).T)  # (N, k)
+        a = A @ branch.T  # (r, N)
+        h = _small(a * d.unsqueeze(1), b.unsqueeze(1) * B, base).addmm_(x2, weight_view(base).T)  # (N, k)
         ctx.save_for_backward(a, d, b, base.weight)
         ctx.A, ctx.B = A, B  # of the whole model, never written to
         ctx.base, ctx.shape, ctx.dropping = base, x.shape, dropped is not None
@@ -162,16 +153,18 @@ class VeRAStep(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, d, b, _ = ctx.saved_tensors
-        g = grad.reshape(-1, grad.shape[-1])  # (N, k)
+        g = grad.reshape(-1, grad.shape[-1]).contiguous()  # (N, k)
         for_x, for_dropped = ctx.needs_input_grad[:2]
-        g_u = g @ (b.unsqueeze(1) * ctx.B)  # (N, r), for u = d * a
-        g_a = g_u * d
-        g_x = g @ weight_view(ctx.base) if for_x else None  # (N, d)
-        if for_x and not ctx.dropping:
-            g_x.addmm_(g_a, ctx.A)
-        g_b = ((g.T @ (a * d)) * ctx.B).sum(1)  # sum over N of g * (B u), without the (N, k) tensor B u
-        g_dropped = g_a @ ctx.A if for_dropped else None
-        return _shaped(g_x, ctx.shape), _shaped(g_dropped, ctx.shape), None, None, None, (g_u * a).sum(0), g_b
+        g_u = (b.unsqueeze(1) * ctx.B).T @ g.T  # (r, N), for u = d * a
+        g_b = (((a * d.unsqueeze(1)) @ g).T * ctx.B).sum(1)  # sum over N of g * (B u), without the (N, k) tensor B u
+        g_d = (g_u * a).sum(1)
+        g_a = g_u.mul_(d.unsqueeze(1))
+        W = weight_view(ctx.base)
+        if ctx.dropping:
+            g_x, g_dropped = g @ W if for_x else None, g_a.T @ ctx.A if for_dropped else None  # (N, d)
+        else:
+            g_x, g_dropped = torch.mm(g_a.T, ctx.A).addmm_(g, W) if for_x else None, None
+        return _shaped(g_x, ctx.shape), _shaped(g_dropped, ctx.shape), None, None, None, g_d, g_b
 
 
 def _rows(x: Tensor, dropped: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -180,10 +173,14 @@ def _rows(x: Tensor, dropped: Tensor | None) -> tuple[Tensor, Tensor]:
     return x2, x2 if dropped is None else dropped.reshape(-1, x.shape[-1])
 
 
-def _affine(x: Tensor, base: nn.Module) -> Tensor:
-    """W x + b as a new tensor, (N, k)."""
-    W = weight_view(base)
-    return torch.mm(x, W.T) if base.bias is None else torch.addmm(base.bias, x, W.T)
+def _small(a: Tensor, B: Tensor, base: nn.Module) -> Tensor:
+    """B a + b as a new tensor (N, k), for a (r, N): what the base layer's product is then added to."""
+    return torch.mm(a.T, B.T) if base.bias is None else torch.addmm(base.bias, a.T, B.T)
+
+
+def _stretched(g: Tensor, c: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
+    """Two factors of (g * c) W, g (N, k), c (k,), W (k, d): the smaller one takes c."""
+    return (g * c, W) if len(g) < W.shape[1] else (g, c.unsqueeze(1) * W)
 
 
 def _shaped(rows: Tensor | None, shape: torch.Size) -> Tensor | None:

@@ -271,6 +271,24 @@ def test_one_mask_for_those_who_read_the_same_x():
         assert second(x) is not first(x)
 
 
+@pytest.mark.parametrize("wants_gradient", [True, False])
+def test_the_next_step_on_the_same_x_draws_a_new_mask(wants_gradient):
+    """Nothing else draws between the steps; the first step has used up its graph."""
+    layers, x = [SharedDropout(0.3), SharedDropout(0.3)], x_of().detach().requires_grad_(wants_gradient)
+    masks = []
+    for _ in range(3):
+        a, b = (layer(x) for layer in layers)
+        assert b is a
+        masks.append(a.detach().clone())
+        if wants_gradient:
+            (a + b).sum().backward()
+    assert not torch.equal(masks[0], masks[1]) and not torch.equal(masks[1], masks[2])
+    used_up = layers[0](x)
+    if wants_gradient:
+        used_up.sum().backward()
+        layers[1](x).sum().backward()  # its first call on this draw, whose graph is gone
+
+
 def test_nothing_outlives_x():
     x = x_of().detach() * 2
     kept = weakref.ref(SharedDropout(0.3)(x))
