@@ -16,6 +16,7 @@
 import statistics
 import time
 import warnings
+from contextlib import nullcontext
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -26,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lora_course import AdapterConfig, adapters, inject, make_optimizer
 from lora_course.adapters import LoRA
+from lora_course.adapters.fused import plain_forward
 from lora_course.assets import load_causal_lm, load_encoder, load_reviews
 from lora_course.device import choose_device, describe_device, seed_everything
 from lora_course.memory import measure, plan
@@ -302,8 +304,67 @@ for kind, size in list(measure(model, batch).saved_by_kind().items())[:7]:
 # attention: a number for each pair of tokens in each of 12 heads, here 64 · 64 · 12 for each 64 · 384, and it grows with the *square* of the length. (Kernels
 # that never write these numbers down exist; with dropout in attention the CPU has none.) The tiny ones are the rank-r products of the adapters
 # and the two numbers a token that a layer norm keeps. No single tensor is to blame; there are simply many, in each of the layers.
+
+# %% [markdown]
+# ## The adapter's own share, written twice
 #
-# So there are two remedies. Where *one* tensor is far too wide, compute it in pieces. Where there are many, throw them away and compute them again.
+# What the adapter adds to that list depends on who writes the backward pass. Written as its equation, $h = Wx + b + s\,B(A\,\mathrm{drop}(x))$,
+# autograd makes the branch, the branch times $s$ and the sum, each as large as the output; and with dropout it draws a mask and keeps a dropped copy of $x$
+# for *each* layer. Written as one `autograd.Function` with its own backward (`lora_course/adapters/fused.py`, one page), the small product comes first, the large one is
+# added to it in place, and three layers that read one $x$ share one mask of a byte an entry and one copy. The package trains with the second and keeps the first
+# as `plain_forward()`. Same layers, same input, both ways in turn:
+
+
+# %%
+def project(layers: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
+    return sum(layer(x).square().mean() for layer in layers)
+
+
+def one_step(layers: nn.ModuleList, x: torch.Tensor) -> list[torch.Tensor]:
+    """Forward and backward; returns every gradient, that of x first."""
+    wanted = [x, *(p for p in layers.parameters() if p.requires_grad)]
+    return torch.autograd.grad(project(layers, x), wanted)
+
+
+ROUNDS = by_profile(smoke=3, cpu=31, full=31)
+rows = []
+for method, dropout in (("lora", 0.0), ("lora", 0.1), ("dora", 0.0), ("dora", 0.1)):
+    seed_everything(0)
+    layers = nn.ModuleList([nn.Linear(768, 512) for _ in range(3)]).to(device)
+    inject(layers, AdapterConfig(method, rank=8, alpha=16, target_modules="all-linear", dropout=dropout))
+    for adapter in layers:
+        nn.init.normal_(adapter.lora_B, std=0.02)  # as if it had learned something
+    x = torch.randn(512, 768, device=device, requires_grad=True)
+    gradients, kept, seconds = {}, {}, {"equation": [], "by hand": []}
+    for turn in range(ROUNDS + 2):
+        for way in seconds:
+            with plain_forward() if way == "equation" else nullcontext():
+                start = time.perf_counter()
+                gradients[way] = one_step(layers, x)
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                if turn >= 2:
+                    seconds[way].append(time.perf_counter() - start)
+                if turn == 0:
+                    own = [*layers.parameters(), *layers.buffers(), x]
+                    kept[way] = sum(saved_sizes(lambda layers=layers, x=x: project(layers, x), own))
+    pairs = zip(gradients["equation"], gradients["by hand"], strict=True)
+    apart = max(((a - b).abs().max() / a.abs().max()).item() for a, b in pairs)
+    rows.append((method, dropout, kept, statistics.median(seconds["by hand"]) / statistics.median(seconds["equation"]), apart))
+
+print(f"three layers 768 -> 512 that share x, 512 tokens, {describe_device(device)}, {ROUNDS} steps in turn")
+print("        dropout   kept by the equation   by hand   time by hand / equation   gradients differ by")
+for method, dropout, kept, ratio, apart in rows:
+    differ = f"{apart:.0e}" if dropout == 0 else "other masks"
+    print(
+        f"{method:8}{dropout:7g}{kept['equation'] / MIB:19.2f} MiB{kept['by hand'] / MIB:7.2f} MiB{ratio:18.2f}{differ:>26}"
+    )
+
+# %% [markdown]
+# The gradients are the same up to rounding, so it is a pure gain. With dropout the two draw different masks and cannot be compared entry by entry; the tests
+# do so with one mask for both. `lora-course bench overhead` holds the second way against PEFT's layers on whole models, and BENCHMARKS.md has the table.
+#
+# Still, most of the list was never the adapter's. So there are two remedies. Where *one* tensor is far too wide, compute it in pieces. Where there are many, throw them away and compute them again.
 #
 # ## Something too wide: the logits
 #
