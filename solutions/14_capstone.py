@@ -299,7 +299,7 @@ for seed in range(20):
 on_small, on_rest = (torch.tensor(values) for values in zip(*accuracy, strict=True))
 
 # %% [markdown]
-# **Predict.** The mean over the seeds is the same for all of us. How far above it is the best of twenty, on so few sentences? And where does that very probe come out on the rest of
+# **Predict.** Twenty accuracies scatter about their mean. How far above it is the best of them, on so few sentences? And where does that very probe come out on the rest of
 # the practice set, which nobody looked at to choose it?
 #
 # **Run.**
@@ -604,7 +604,8 @@ except ValueError as error:
     print(f"save_adapter, after merge: {error}")
 
 # %% [markdown]
-# **Explain.** (1) The file holds what the config speaks of. The head was not in it, so the receiver's is the random one of their fresh base: a trained encoder behind a random door. (2) The change is in the weights already, and is added a second time: the update has twice its length. How much that hurts depends on how
+# **Explain.** (1) The file holds what the config speaks of. The head was not in it, so the receiver's is the random one of their fresh base: a trained encoder behind a random door. What comes out is an accident of that random head: with another seed it may lie
+# above one half or far below it, where the two classes have changed places. (2) The change is in the weights already, and is added a second time: the update has twice its length. How much that hurts depends on how
 # large the update is beside the base; that nothing *breaks* is what makes it hard to notice.
 #
 # **Fix.** Name the head: `trainable=["classifier"]` here, `modules_to_save` or `task_type="SEQ_CLS"` in PEFT. Hand over one thing, the adapter *or* the merged model, and say which. And do what the receiver will do, in a fresh base, before you say that it works: the cell above this
