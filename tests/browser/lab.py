@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync")  # fmt: skip
 TRACKER = "@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
-MINUTES = 60_000  # milliseconds: what a loaded machine may need for anything that is waited for
+MINUTES = 45_000  # milliseconds: what a loaded machine may need for anything that is waited for
 
 
 @contextmanager
@@ -72,13 +72,17 @@ def _wait_for(address: str, server: subprocess.Popen) -> None:
             time.sleep(0.3)
 
 
-def cut(folder: Path, slug: str, *needed: str) -> str:
-    """A copy of a lesson, where its notebook lies, with only the code cells that hold one of these words; its path."""
+def cut(folder: Path, slug: str, *needed: str, before: str = "") -> str:
+    """A copy of a lesson, where its notebook lies, with only the code cells that hold one of these words; its path.
+
+    before: code that runs first, in the place of cells that would take too long.
+    """
     notebook = nbformat.read(ROOT / "notebooks" / f"{slug}.ipynb", as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     notebook.cells = [cell for cell in code if any(words in cell.source for words in needed)]
     for words in needed:
         assert any(words in cell.source for cell in notebook.cells), f"{slug} has no cell with {words!r}"
+    notebook.cells[:0] = [nbformat.v4.new_code_cell(before)] if before else []
     nbformat.write(notebook, folder / "course" / "notebooks" / f"cut_{slug}.ipynb")
     return f"notebooks/cut_{slug}.ipynb"
 

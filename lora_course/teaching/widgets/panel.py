@@ -3,7 +3,8 @@
     Panel(draw, bits=IntSlider(...), block=Dropdown(...))        draw(bits=4, block=64) -> Picture, on each change
 A string of SVG in an HTML widget is the fastest of all ways to change a picture. An error in `draw` takes the place of
 the sentence, since a notebook does not show what an observer raises, and is raised all the same, for tests.
-ipywidgets gives a slider's handle no name that a screen reader could say; a few lines of script in the page do.
+Two things that ipywidgets leaves out are done by a few lines of script in the page: a slider's handle gets a name that
+a screen reader can say, and an arrow key in a panel moves the control, where JupyterLab would go to the next cell.
 """
 
 from __future__ import annotations
@@ -18,16 +19,20 @@ from IPython.display import display
 
 from lora_course.teaching.widgets.svg import Picture
 
-NAME_SLIDERS = """
+FOR_KEYS_AND_SCREEN_READERS = """
 const set = (handle, name, source) => {
   if (source && handle.getAttribute(name) !== source.textContent) handle.setAttribute(name, source.textContent);
 };
-const look = area => area.querySelectorAll(".widget-slider").forEach(slider => {
-  const handle = slider.querySelector('[role="slider"]');
-  if (!handle) return;
-  set(handle, "aria-label", slider.querySelector(".widget-label"));
-  set(handle, "aria-valuetext", slider.querySelector(".widget-readout"));
-});
+const look = area => {
+  area.querySelectorAll('.widget-vbox :is(select, input, button, [role="slider"])').forEach(
+    control => control.setAttribute("data-lm-suppress-shortcuts", "true"));
+  area.querySelectorAll(".widget-slider").forEach(slider => {
+    const handle = slider.querySelector('[role="slider"]');
+    if (!handle) return;
+    set(handle, "aria-label", slider.querySelector(".widget-label"));
+    set(handle, "aria-valuetext", slider.querySelector(".widget-readout"));
+  });
+};
 const changes = {subtree: true, childList: true, characterData: true, attributeFilter: ["aria-valuetext"]};
 const begin = () => {
   if (!element.isConnected) return setTimeout(begin, 50);
@@ -90,7 +95,7 @@ class Panel(w.VBox):
 
     def _ipython_display_(self) -> None:
         display(self._repr_mimebundle_(), raw=True)
-        display({"application/javascript": NAME_SLIDERS}, raw=True)
+        display({"application/javascript": FOR_KEYS_AND_SCREEN_READERS}, raw=True)
 
     def _changed(self, _change: dict[str, Any]) -> None:
         self.update()
