@@ -131,7 +131,7 @@ def test_the_quantization_explorer_also_in_the_dark_and_in_a_narrow_window(page,
     assert not serious_violations(page)
 
     page.get_by_role("menuitem", name="Settings", exact=True).click()
-    page.get_by_role("menuitem", name="Theme", exact=True).hover()
+    page.get_by_role("menuitem", name="Theme", exact=True).click()
     page.get_by_role("menuitem", name="JupyterLab Dark", exact=True).click()
     page.locator("body[data-jp-theme-light=false]").wait_for()
     page.set_viewport_size({"width": 560, "height": 900})
