@@ -13,6 +13,7 @@ from lora_course.teaching.mutation import record as kept
 from lora_course.teaching.mutation.mutants import mutants
 from lora_course.teaching.source import Cell
 from tests.teaching.conftest import HERE, REPOSITORY, edit, lesson_of, source_path
+from tests.teaching.fixture_course import fixture_checks  # noqa: F401 (registers 99.1 and 99.2)
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="mutants are judged in forks")
 BY_HAND = """
@@ -27,6 +28,12 @@ head = "def double(x):\\n    "
 bodies = ["return x + x", "return x * x", "return x.nothing", "while True: pass", "import os; os._exit(0)"]
 judged = measure.judge_mutants(lesson, "99.1", [Mutant(body, head + body) for body in bodies])
 print(json.dumps([one.outcome for one in judged]))
+"""
+COMMAND = """
+import sys
+import tests.teaching.fixture_course.fixture_checks
+from lora_course.cli import main
+sys.exit(main(["mutate", *sys.argv[1:]]))
 """
 SAMPLE = """
 import json, sys
@@ -131,7 +138,7 @@ def test_each_outcome(course):
 @forks
 def test_the_command_measures_what_changed_and_keeps_reasons(course, tmp_path):
     told = tmp_path / "all.json"
-    first = python("-m", "lora_course", "mutate", "--json", str(told), cwd=course)
+    first = python("-c", COMMAND, "--json", str(told), cwd=course)
     assert first.returncode == 1 and "does not say why" in first.stdout, first.stdout + first.stderr
     found = kept.load_record(course)
     assert set(found) == {"99.1", "99.2"}
@@ -144,12 +151,12 @@ def test_the_command_measures_what_changed_and_keeps_reasons(course, tmp_path):
     edit(source_path(course), "return 2 * x", "return x * 2")
     (stale, *_) = kept.problems(course, found)
     assert stale.startswith("99.1: solution or check changed")
-    again = python("-m", "lora_course", "mutate", cwd=course)
+    again = python("-c", COMMAND, cwd=course)
     assert "99.1:" in again.stdout and "99.2:" not in again.stdout and "does not say why" not in again.stdout
     assert kept.load_record(course)["99.2"] == found["99.2"]
     page = (course / kept.PAGE).read_text(encoding="utf-8")
     assert page == kept.report(kept.load_record(course)) and "STEP is 1, so nothing changes" in page
-    none = python("-m", "lora_course", "mutate", "--lesson", "07", cwd=course)
+    none = python("-c", COMMAND, "--lesson", "07", cwd=course)
     assert none.returncode == 2 and "no lesson '07'; there are 99" in none.stderr
 
 

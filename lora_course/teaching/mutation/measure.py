@@ -25,6 +25,7 @@ from lora_course.teaching.mutation.record import Strength, fingerprint, load_rec
 from lora_course.teaching.source import Lesson
 
 SECONDS, MEMORY = 10, 4 << 30  # processor time and bytes of address space that one mutant may take beyond ours
+UNCHANGED = "nothing"
 RAN_INTO = "your code runs without an error"  # the property that stands for an exception of the learner's code
 
 
@@ -44,7 +45,7 @@ def measure(
     """Judges the mutants of every exercise whose solution or check has changed, or of all of lesson `number`, and
     writes the record after each. Returns the record of all exercises and what was judged now.
 
-    Raises ValueError where there is no such lesson; RuntimeError where Python cannot fork.
+    Raises ValueError where there is no such lesson; RuntimeError where Python cannot fork or a solution is not right.
     """
     if not hasattr(os, "fork"):
         raise RuntimeError("mutants are judged in forked processes, which this system does not have: use Linux or WSL")
@@ -60,7 +61,11 @@ def measure(
             if lesson.number != number if number else record[exercise_id].fingerprint == now:
                 continue
             before, found = record[exercise_id].accepted, Strength(now)
-            for result in judge_mutants(lesson, exercise_id, mutants(cell)):
+            for result in judge_mutants(lesson, exercise_id, [Mutant(UNCHANGED, cell.source), *mutants(cell)]):
+                if result.change == UNCHANGED:
+                    if result.outcome != "accepted":
+                        raise RuntimeError(f"the solution of {exercise_id} itself is rejected: {result.message}")
+                    continue
                 judged.append(result)
                 if result.outcome == "accepted":
                     found.accepted[result.change] = before.get(result.change, "")
@@ -74,16 +79,13 @@ def measure(
 
 
 def judge_mutants(lesson: Lesson, exercise_id: str, chosen: Iterable[Mutant]) -> Iterator[Judged]:
-    """Each mutant's verdict. The solution itself, unchanged, must be right first: RuntimeError if it is not."""
+    """Each mutant's verdict, as soon as it is there."""
     with same_conditions(), _quiet():
         module = module_before(lesson, exercise_id)
     find_exercise(exercise_id).load_reference()
-    solution = Mutant("the solution", lesson.exercises[exercise_id].source)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a fork has no other threads to wait for
     try:
-        if (first := _in_a_fork(module, lesson, exercise_id, solution)).outcome != "accepted":
-            raise RuntimeError(f"the solution of {exercise_id} itself is rejected: {first.message}")
         for mutant in chosen:
             yield _in_a_fork(module, lesson, exercise_id, mutant)
     finally:
