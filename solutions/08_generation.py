@@ -363,8 +363,9 @@ for prompts in (PLAIN, PROMPTS):
     )
 
 # %% [markdown]
-# "Positive review" tells this model next to nothing, whatever we humans hear in it. "Rating: wonderful" does: words like these stood beside reviews in its training data. Choosing the right words cost nothing. We
-# keep the second pair. (The choice was made on the validation split. What follows is measured on the test split.)
+# In nats the two pairs can hardly be told apart on so few reviews: the difference is well inside the errors. But after "Rating: wonderful" the own label is the likelier one more often, and the text is less
+# surprising altogether. While this lesson was written, five pairs were tried on 120 other reviews; there the gain was +0.12 ± 0.19 nats for the plain pair and +1.19 ± 0.19 for this one. So we keep this one. Choosing the right words cost nothing.
+# (Those 120 were the test reviews of the `cpu` profile. So the perplexity *before*, below, is that of a prompt chosen on the same reviews, which flatters the model that was not trained, if anyone. The cell above shows how to choose properly: on validation reviews.)
 #
 # Notice the sizes, too. A review has about 25 tokens of some 5 nats each. Which of two labels it has can be worth at most about ln 2 ≈ 0.7 nats to a calibrated model. **The label is half a percent of
 # the loss.** A model can become much better at reviews and hardly listen to the label, and the loss would not tell you. That is no mere possibility. While this lesson was written, the plain pair was fine-tuned first
@@ -737,10 +738,10 @@ compare("few-shot", "after")
 # %% [markdown]
 # Read the table with three thoughts in mind.
 #
-# **Both directions count.** "So many of its positive reviews are positive" alone is half a claim: a model that is always cheerful earns it without listening. Look at what few-shot does to the negative ones.
+# **Both directions count.** "So many of its positive reviews are positive" alone is half a claim: a model that is always cheerful earns it without listening.
 #
 # **Steering is not style.** Before the fine-tune, the model followed the label already, because we chose words that it knew; it just did not write film reviews. What the fine-tune bought is in the perplexity. Whether it also listens better to the label is what
-# the last lines say, and where they say "not more than chance may give", it is not shown.
+# the last lines say, and where they say "not more than chance may give", it is not shown. With 120 texts a difference must be above 0.11 or so to be clear.
 #
 # **The judge has seen the same data set.** It likes what sounds like Rotten Tomatoes. A text about something else gets a verdict all the same.
 #
