@@ -225,6 +225,41 @@ Ten minutes.
 """
 
 
+BOTH = ["license", "tags"]
+SMALL_CARDS = [  # what, the likely mistake, card, fields that are missing, headings with a placeholder
+    (
+        "a card that does not start with ---",
+        "front matter begins on the very first line, or there is none",
+        f"# Nothing on top\n\nlicense: no\n\n---\n\ntags: no\n\n---\n\n{MORE}\n",
+        BOTH,
+        ["Nothing on top"],
+    ),
+    ("an empty card", "lines[0] is not always there", "", BOTH, []),
+    (
+        "a card whose first --- is never followed by another",
+        "without a second --- there is no front matter: all of it is body",
+        f"---\nlicense: no\n# Open\n{MORE}\n",
+        BOTH,
+        ["Open"],
+    ),
+    (
+        "front matter without a line in it",
+        "the second --- may be the card's second line",
+        f"---\n---\n# Open\n{MORE}\n",
+        BOTH,
+        ["Open"],
+    ),
+    (
+        "front matter with comments",
+        "a # in the front matter is a comment, not a heading",
+        f"---\n# Form\nlicense: {MORE}\ntags: \n- a\n# Form\n---\n{MORE}\n# Written\n",
+        [],
+        [],
+    ),
+    ("a card without gaps", None, "---\ntags: a\nlicense: b\n---\n# All there\n", [], []),
+]
+
+
 def gaps(card: str, fields: list[str]) -> list[str]:
     lines = card.splitlines()
     end = lines.index("---", 1) if lines[:1] == ["---"] and "---" in lines[1:] else 0
@@ -277,11 +312,8 @@ def check_gaps(answer):
         likely = "a --- in the text is a line like any other: the front matter ended before"
     expect_equal("the headings whose section is still a form", headings, open_sections, likely)
     expect_equal("fields first, then headings", yours, expected)
-    bare = f"# Nothing on top\n\nbase_model: no\n\n---\n\nlicense: no\n\n---\n\n{MORE}\n"
-    likely = "front matter begins on the very first line, or there is none"
-    expect_equal("a card that does not start with ---", list(answer(bare, FIELDS)), [*FIELDS, "Nothing on top"], likely)
-    full = "---\nbase_model: a\nlicense: b\n---\n# All there\n"
-    expect_equal("a card without gaps", list(answer(full, ["license", "base_model"])), [])
+    for what, likely, card, missing, headings in SMALL_CARDS:
+        expect_equal(what, list(answer(card, ["license", "tags"])), [*missing, *headings], likely)
 
 
 def _about_fields(named: list[str], wanted: list[str]) -> str | None:
