@@ -16,7 +16,7 @@ from pathlib import Path
 from lora_course.atomic import replace_files
 from lora_course.experiments.benchmark import load_histories
 from lora_course.experiments.figure import Plot
-from lora_course.experiments.plots import learning_rates, rank_impact
+from lora_course.experiments.plots import learning_rates, rank_impact, side_by_side
 from lora_course.experiments.recipes import Configuration, configuration, grid
 from lora_course.experiments.statistics import paired_difference, t_quantile
 from lora_course.tables import markdown_table
@@ -101,7 +101,8 @@ def target_verdict(histories: Sequence[History]) -> str:
     pairs = [compare(histories, mlp, attention), compare(histories, mlp, query_value)]
     pairs.append(compare(histories, EVERYWHERE, mlp))
     outcome = {1: "It holds here", 0: "It is not settled here", -1: "The opposite holds here"}[pairs[0][1]]
-    return f"{outcome}. With as many trained numbers: {'; '.join(said for said, _ in pairs)}."
+    numbers = "; ".join(said for said, _ in pairs)
+    return f"{outcome}. With as many trained numbers, and one learning rate for all: {numbers}."
 
 
 def ratio_verdict(histories: Sequence[History]) -> str:
@@ -122,14 +123,14 @@ def ratio_verdict(histories: Sequence[History]) -> str:
 
 def rank_verdict(histories: Sequence[History]) -> str:
     least, *_, most = RANKS
-    said, sign = compare(histories, most, least)
-    times = most.recipe.rank // least.recipe.rank
-    outcome = {
-        1: "It does not hold here: the higher rank is better",
-        0: f"It holds here, as far as {len(accuracies(histories, least))} seeds can tell",
-        -1: "More than that: the higher rank is worse here",
-    }[sign]
-    return f"{outcome}. With {times} times the trained numbers: {said}."
+    top = best(histories, RANKS)
+    if top is least:
+        return f"It holds here, at one learning rate for all: by validation loss no rank beats {least.recipe.rank}."
+    said, sign = compare(histories, top, least)
+    outcome = "It does not hold here" if sign == 1 else "It is not settled here"
+    others = "" if top is most else f"; {compare(histories, most, least)[0]}"
+    rank = f"the best rank by validation loss is {top.recipe.rank}"
+    return f"{outcome}. At one learning rate for all, {rank}: {said}{others}."
 
 
 CLAIMS = {
@@ -147,7 +148,7 @@ CLAIMS = {
         "Schulman et al. 2025, LoRA Without Regret",
         [*SAME_SIZE, EVERYWHERE],
         target_verdict,
-        rank_impact,
+        side_by_side,
     ),
     "ratio": Claim(
         "LoRA+",

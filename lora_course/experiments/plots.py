@@ -1,7 +1,7 @@
 """Pictures of runs: pure functions from histories to a Plot, which is a figure and what it says in words.
 
 training_dynamics, by_layer             one run, seen from inside      (history.layers: training/dynamics.py)
-learning_rates, rank_impact             a quality against a setting, seeds and their mean
+learning_rates, rank_impact, side_by_side   a quality against a setting: seeds and their mean
 memory_against_rank, frontier           costs, as a benchmark measured them (history.measured)
 singular_spectrum, quantization_error   of tensors
 """
@@ -138,6 +138,23 @@ def rank_impact(histories: Sequence[History], quality: str = "test_accuracy") ->
         for name, line in groups.items()
     ]
     return Plot(figure, f"{QUALITIES[quality]} against rank", f"Means over the seeds. {'; '.join(said)}.")
+
+
+@styled
+def side_by_side(histories: Sequence[History], quality: str = "test_accuracy") -> Plot:
+    """A quality of each configuration, one below the other: every seed a dot, the mean a bar with one deviation."""
+    groups = grouped(histories, lambda h: h.run.name, lambda h: 0, lambda h: h.measured[quality])
+    figure, ax = new_figure(size=(7.0, 1.3 + 0.4 * len(groups)))
+    means = [statistics.fmean(line[0]) for line in groups.values()]
+    spreads = [statistics.stdev(line[0]) if len(line[0]) > 1 else 0.0 for line in groups.values()]
+    for row, line in enumerate(groups.values()):
+        ax.plot(line[0], [row + 0.15] * len(line[0]), ".", color=ORANGE, label="" if row else "one seed")
+    ax.errorbar(means, range(len(means)), xerr=spreads, fmt="D", color=BLUE, capsize=3, label="mean ± deviation")
+    ax.set_yticks(range(len(groups)), [*groups])
+    ax.set(xlabel=QUALITIES[quality], ylabel="configuration", title="Side by side", ylim=(len(groups) - 0.5, -0.5))
+    ax.legend()
+    said = [f"{name} {mean:.3f} ± {spread:.3f}" for name, mean, spread in zip(groups, means, spreads, strict=True)]
+    return Plot(figure, f"{QUALITIES[quality]} side by side", f"{'; '.join(said)}.")
 
 
 @styled

@@ -37,7 +37,7 @@ def test_targets():
     def verdict(q, a, m, e):
         return target_verdict(runs([(query_value, q, 0), (attention, a, 0), (mlp, m, 0), (claims.EVERYWHERE, e, 0)]))
 
-    begins = "It holds here. With as many trained numbers: lora r=8 mlp − lora r=10"
+    begins = "It holds here. With as many trained numbers, and one learning rate for all: lora r=8 mlp − lora r=10"
     assert verdict(0.6, 0.6, 0.7, 0.7).startswith(begins)
     assert "+10.0 points" in verdict(0.6, 0.6, 0.7, 0.7)
     assert verdict(0.6, 0.7, 0.6, 0.7).startswith("The opposite holds here")
@@ -45,9 +45,12 @@ def test_targets():
 
 
 def test_rank_and_ratio():
-    same, rising = ([(c, 0.6 + step * i, 0) for i, c in enumerate(claims.RANKS)] for step in (0, 0.02))
-    assert rank_verdict(runs(same)).startswith("It holds here, as far as 3 seeds can tell")
-    assert rank_verdict(runs(rising)).startswith("It does not hold")
+    same, rising = ([(c, 0.6 + step * i, abs(i - 2)) for i, c in enumerate(claims.RANKS)] for step in (0, 0.02))
+    assert rank_verdict(runs(same)).startswith("It is not settled here. At one learning rate for all, the best rank by")
+    said = rank_verdict(runs(rising))
+    assert said.startswith("It does not hold") and "is 16: lora r=16 − lora r=1: +4.0" in said
+    assert said.endswith("lora r=64 − lora r=1: +6.0 points, 95 % interval ± 0.0.")
+    assert rank_verdict(runs([(c, 0.6, i) for i, c in enumerate(claims.RANKS)])).startswith("It holds here, at one")
     lora = [(c, 0.7, abs(i - 2)) for i, c in enumerate(claims.LORA_GRID)]
     plus = [(c, 0.7 + 0.05 * (r == 16), abs(i - 1)) for r, g in claims.PLUS_GRID.items() for i, c in enumerate(g)]
     said = ratio_verdict(runs([*lora, *plus]))

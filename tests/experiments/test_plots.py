@@ -42,6 +42,7 @@ FIGURES = {
     "by_layer": lambda: plots.by_layer(trained_history(), "norm"),
     "learning_rates": lambda: plots.learning_rates(many()),
     "rank_impact": lambda: plots.rank_impact(ranked()),
+    "side_by_side": lambda: plots.side_by_side(many()),
     "memory_against_rank": lambda: plots.memory_against_rank(ranked()),
     "frontier": lambda: plots.frontier(many()),
     "singular_spectrum": lambda: plots.singular_spectrum({"one": [4.0, 2.0, 1.0], "two": [3.0, 0.3]}),
@@ -144,6 +145,14 @@ def test_sweeps_by_hand():
     assert left.get_ylim()[0] == 0
     with pytest.raises(ValueError, match="no histories"):
         plots.learning_rates([])
+
+
+def test_side_by_side_by_hand():
+    plot = plots.side_by_side(many())
+    (ax,) = plot.figure.axes
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["lora lr=0.001", "lora lr=0.01", "full lr=0.001"]
+    assert lines_of(ax)["mean ± deviation"] == [(pytest.approx(a), i) for i, a in enumerate((0.61, 0.71, 0.8))]
+    assert "lora lr=0.01 0.710 ± 0.010; full lr=0.001 0.800 ± 0.000" in plot.description
 
 
 def test_frontier_by_hand():
