@@ -111,7 +111,7 @@ def look(i: int) -> dict[str, Any]:
 
 
 def label_points(ax: Axes, xs: Sequence[float], ys: Sequence[float], names: Sequence[str], size: float = 9) -> None:
-    """Write a name beside each point, moved up or down so that no two names overlap, with a line where it moved.
+    """Write a name beside each point, moved down where another is in its way, with a line to its point.
 
     The limits of the axes must be final: places are worked out in pixels.
     """
@@ -127,8 +127,8 @@ def label_points(ax: Axes, xs: Sequence[float], ys: Sequence[float], names: Sequ
         x, y = points[i]
         width = 0.56 * size * scale * len(names[i])
         left = x + gap if x + gap + width < box.x1 else x - gap - width
-        shifts = sorted((k * height / 4 for k in range(-80, 81)), key=abs)
-        free = [d for d in shifts if box.y0 < y + d < box.y1 and not _hits(taken, left, y + d, width, height)]
+        shifts = [-k * height / 4 for k in range(160)]  # only down: names keep the order of their points
+        free = [d for d in shifts if box.y0 < y + d and not _hits(taken, left, y + d, width, height)]
         shift = free[0] if free else 0.0
         taken.append((left, y + shift, width, height))
         ax.annotate(
@@ -138,6 +138,7 @@ def label_points(ax: Axes, xs: Sequence[float], ys: Sequence[float], names: Sequ
             textcoords="offset points",
             va="center",
             fontsize=size,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
             arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5} if abs(shift) > height / 2 else None,
         )
 
