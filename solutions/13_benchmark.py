@@ -367,8 +367,8 @@ peak = full.measured["peak_bytes"] / lora.measured["peak_bytes"]
 print(f"full fine-tuning has {trained:.0f} times the trained numbers of LoRA, and {peak:.1f} times the peak of a step")
 
 # %% [markdown]
-# Of fifteen comparisons, one interval leaves out zero: full fine-tuning, two points ahead of LoRA, for 67 times the trained numbers and 2.4 times the memory. And even this one deserves a frown: in 20 comparisons of equals, one 95 % interval misses zero by chance. Between the adapters nothing is
-# settled. On this task, at these sizes, choosing among them is choosing what to pay with.
+# Of fifteen comparisons, one interval leaves out zero: full fine-tuning, two points ahead of LoRA, for 67 times the trained numbers and 2.4 times the memory. And even this one deserves a frown: in 20 comparisons of equals, one 95 % interval misses zero by chance. No other
+# adapter is settled against LoRA, neither way. On this task, at these sizes, choosing among them is choosing what to pay with.
 #
 # ## Inside a run
 #
@@ -487,7 +487,7 @@ plots.learning_rates(CLAIMS["rate"].histories(claims))
 # One by one.
 #
 # **The learning rate** is as clear as anything gets here: two hills of the same height, one ten times to the right of the other. (Their grid cannot tell 10 from 15, which the authors found for very short runs.) Look at how *narrow* they are: one step of the grid, a factor of
-# three, costs ten points and more. Whoever compares two methods "at the same learning rate" compares how near each happens to be to its own top.
+# three, costs some ten points, or twenty. Whoever compares two methods "at the same learning rate" compares how near each happens to be to its own top.
 
 # %%
 plots.side_by_side(CLAIMS["targets"].histories(claims))

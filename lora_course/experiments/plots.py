@@ -34,7 +34,7 @@ def training_dynamics(history: History, window: int = 5) -> Plot:
     """
     _need(history.steps, "steps")
     _need(history.layers, "layers", "train it with callbacks=[LayerRecorder(model)]")
-    figure, ((loss, gradients), (ranks, norms)) = new_figure(2, 2, (9.5, 6.6))
+    figure, ((loss, gradients), (ranks, norms)) = new_figure(2, 2, (9.5, 7.0))
     steps, losses = [row.step for row in history.steps], [row.loss for row in history.steps]
     window = min(window, len(losses))
     mean = np.convolve(losses, np.ones(window) / window, "valid")
@@ -59,7 +59,7 @@ def training_dynamics(history: History, window: int = 5) -> Plot:
             values = [_mean(history, quantity, step, kind) for step in recorded]
             ax.plot(recorded, values, label=kind, **look(i) | {"markersize": 3})
         ax.set(ylabel=ylabel, title=f"{ylabel[0].upper()}{ylabel[1:]} of the change", xlabel="optimizer step")
-    norms.legend(fontsize=8)
+    figure.legend(*norms.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     first, last = losses[:window], losses[-window:]
     end = {kind: _mean(history, "norm", recorded[-1], kind) for kind in kinds}
     rank = statistics.fmean(row.effective_rank for row in history.layers if row.step == recorded[-1])
@@ -170,7 +170,7 @@ def memory_against_rank(histories: Sequence[History]) -> Plot:
         ax.set(ylabel="MiB", title=title, ylim=(0, None))
         for name, line in groups.items():
             (low, small), *_, (high, large) = [(x, v[0]) for x, v in line.items()] * (2 if len(line) < 2 else 1)
-            said.append(f"{title}, {name}: {small:.0f} MiB at rank {low:g}, {large:.0f} MiB at rank {high:g}")
+            said.append(f"{title}, {name}: {small:.1f} MiB at rank {low:g}, {large:.1f} MiB at rank {high:g}")
     axes[0].legend()
     return Plot(figure, "Memory against rank", f"{'. '.join(said)}.")
 
