@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync")  # fmt: skip
 TRACKER = "@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
-MINUTES = 45_000  # milliseconds: what a loaded machine may need for anything that is waited for
+MINUTES = 120_000  # milliseconds: what a loaded machine may need for anything that is waited for
 
 
 @contextmanager
