@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 
 import nbformat
@@ -65,6 +68,28 @@ def test_a_second_run_adds_what_is_new_and_keeps_the_rest(graded):
     out, first = graded
     second = (out / "grades.csv").read_text(encoding="utf-8")
     assert set(first.splitlines()) < set(second.splitlines()) and "emil,-,error" in second
+
+
+def test_nbval_in_strict_mode_says_the_same_of_the_graded_copies(graded, tmp_path):
+    """A right exercise is a check cell that passes; a wrong or unsolved one is a check cell that fails."""
+    out, first = graded
+    environment = os.environ | {
+        "LORA_COURSE_STRICT": "1",
+        "PYTHONPATH": str(REPOSITORY),
+        "LORA_COURSE_DATA": str(tmp_path / "data"),
+    }
+    said = {(row[0], row[1]): row[2] for row in csv.reader(io.StringIO(first)) if row[0].endswith("99_fixture")}
+    assert len(said) == 4 and set(said.values()) == {"right", "wrong", "unsolved"}
+    for name in ("alice/99_fixture", "bob/99_fixture"):
+        copy, report = out / "copies" / f"{safe_name(name)}.ipynb", tmp_path / "report.xml"
+        command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider"]
+        command += [f"--rootdir={tmp_path}", "-c", os.devnull, f"--junit-xml={report}", str(copy)]
+        subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=300)
+        ids = [cell.id for cell in nbformat.read(copy, 4).cells if cell.cell_type == "code"]
+        cases = {ids[int(case.get("name").split()[-1])]: case for case in ET.parse(report).iter("testcase")}
+        for exercise in ("99.1", "99.2"):
+            passed = cases[f"chk-{exercise.replace('.', '-')}"].find("failure") is None
+            assert passed == (said[name, exercise] == "right"), f"{name} {exercise}"
 
 
 def test_the_graded_copy_is_the_lesson_with_the_learners_cells(graded, fixture_course):
