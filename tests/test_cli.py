@@ -193,7 +193,7 @@ def test_a_real_server_opens_lesson_00_without_news_and_ends_with_ctrl_c(course)
     command = [sys.executable, "-m", "lora_course", "lab", "--no-browser", "--skip-fetch", "--port", str(port)]
     with open(course / "log", "w+") as log:
         server = subprocess.Popen(command, env=os.environ | own | {"JUPYTER_TOKEN": "t"}, stdin=subprocess.DEVNULL,
-                                  stdout=log, stderr=subprocess.STDOUT)
+                                  stdout=log, stderr=subprocess.STDOUT, preexec_fn=_heeds_ctrl_c)
         try:
             page = _get(port, "/", server, log)
             assert page.url.split("?")[0].endswith("/lab/tree/notebooks/00_start.ipynb")
@@ -213,6 +213,11 @@ def test_a_real_server_opens_lesson_00_without_news_and_ends_with_ctrl_c(course)
         log.seek(0)
         text = log.read()
     assert "Traceback" not in text and "[y/N]" not in text and "(y/[n])" not in text
+
+
+def _heeds_ctrl_c():
+    """As in a terminal; a job in the background of a script, as these tests may be, ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _get(port, path, server, log):

@@ -16,6 +16,7 @@ from tests.training import tiny
 pairs = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40)
 
 
+@settings(deadline=None)
 @given(pairs)
 def test_scores_equal_scikit_learn(rows):
     predicted, actual = zip(*rows, strict=True)
