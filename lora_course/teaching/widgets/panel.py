@@ -59,7 +59,7 @@ class Panel(w.VBox):
             control.layout.width = "auto"
             control.layout.flex = "1 1 250px"
         self._draw, self.controls = draw, controls
-        self.picture = w.HTML(layout={"overflow": "auto hidden"})
+        self.picture = w.HTML(layout={"overflow": "auto hidden"}, tabbable=True)  # so that arrow keys can scroll it
         self.sentence = w.HTML()
         rows = [w.Box(list(group), layout={"flex_flow": "row wrap"}) for group in (controls.values(), buttons) if group]
         super().__init__([*rows, self.picture, self.sentence])
