@@ -81,7 +81,8 @@ def _role(found: Kept, x: Tensor, rank: int) -> str:
         return X
     if found.module.endswith("dropout"):
         return MASK
-    return {(len(x), IN): DROPPED, (len(x), rank): AX, (len(x), OUT): OUTPUTS}.get(tuple(found.tensor.shape), VECTORS)
+    n, shape = len(x), tuple(found.tensor.shape)
+    return {(n, IN): DROPPED, (n, rank): AX, (rank, n): AX, (n, OUT): OUTPUTS}.get(shape, VECTORS)
 
 
 def draw(method: str, rank: int, tokens: int, readers: int, dropout: bool, by_hand: bool) -> Picture:
