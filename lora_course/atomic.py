@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,16 @@ def replace_files(writers: Mapping[Path, Callable[[Path], Any]]) -> None:
     finally:
         for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)
+
+
+def write_files(contents: Mapping[Path, str | bytes]) -> None:
+    """Create or replace each path by this text, in UTF-8 and with its own line ends, or by these bytes."""
+    data = {path: content.encode() if isinstance(content, str) else content for path, content in contents.items()}
+    replace_files({path: partial(_fill, content=content) for path, content in data.items()})
+
+
+def _fill(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def _flush_folder(folder: Path) -> None:

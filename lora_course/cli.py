@@ -337,24 +337,24 @@ def table(arguments: argparse.Namespace) -> int:
     from lora_course.experiments import method_table
     from lora_course.teaching.references import update_reading
 
-    root = course_folder(Path("solutions"))
-    if root is None:
-        return _problem("no solutions/ here or beside the package: run this command in a clone of the repository.")
-    try:
-        same = {
-            "README.md": method_table.update(root / "README.md", check=arguments.check),
-            "READING.md": update_reading(root, check=arguments.check),
-        }
-    except (OSError, ValueError) as error:
-        return _problem(str(error))
-    changed = [name for name, unchanged in same.items() if not unchanged]
-    if not changed:
-        print("The tables in README.md and READING.md are what the methods and references make.")
-    elif arguments.check:
-        return _problem(f"{' and '.join(changed)} out of date: run `lora-course table`")
-    else:
-        print(f"{' and '.join(changed)} brought up to date.")
-    return 0
+    def run(root: Path) -> int:
+        try:
+            same = {
+                "README.md": method_table.update(root / "README.md", check=arguments.check),
+                "READING.md": update_reading(root, check=arguments.check),
+            }
+        except ValueError as error:
+            return _problem(str(error))
+        changed = [name for name, unchanged in same.items() if not unchanged]
+        if not changed:
+            print("The tables in README.md and READING.md are what the methods and references make.")
+        elif arguments.check:
+            return _problem(f"{' and '.join(changed)} out of date: run `lora-course table`")
+        else:
+            print(f"{' and '.join(changed)} brought up to date.")
+        return 0
+
+    return _with_sources(run)
 
 
 def bench(arguments: argparse.Namespace) -> int:
@@ -369,7 +369,7 @@ def bench_overhead(arguments: argparse.Namespace) -> int:
     import torch
 
     from lora_course.assets import AssetError
-    from lora_course.atomic import replace_files
+    from lora_course.atomic import write_files
     from lora_course.device import describe_device
     from lora_course.experiments import overhead
 
@@ -384,7 +384,7 @@ def bench_overhead(arguments: argparse.Namespace) -> int:
     try:
         if arguments.json:
             numbers = json.dumps(overhead.as_json(rows), indent=1)
-            replace_files({arguments.json: lambda new: new.write_text(numbers, encoding="utf-8")})
+            write_files({arguments.json: numbers})
         _into_benchmarks(arguments.out, "overhead", text)
     except (OSError, ValueError) as error:
         return _problem(str(error))
@@ -394,13 +394,13 @@ def bench_overhead(arguments: argparse.Namespace) -> int:
 
 def _into_benchmarks(path: Path, name: str, made: str) -> None:
     """Put one section into the file of benchmarks; the others stay."""
-    from lora_course.atomic import replace_files
+    from lora_course.atomic import write_files
     from lora_course.tables import put_between
 
     old = path.read_text(encoding="utf-8") if path.exists() else BENCHMARKS
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     text = put_between(old if begin in old else f"{old.rstrip()}\n\n{begin}\n{end}\n", begin, end, made)
-    replace_files({path: lambda new: new.write_text(text, encoding="utf-8")})
+    write_files({path: text})
 
 
 def bench_methods(arguments: argparse.Namespace) -> int:
@@ -446,13 +446,12 @@ def _publish(out: Path, report: str, figures: Sequence[str], benchmarks: Path, n
     """Put a report into the file of benchmarks, one level down, and its figures into figures/ beside that file."""
     import re
 
-    from lora_course.atomic import replace_files
+    from lora_course.atomic import write_files
 
     folder = benchmarks.parent / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     for figure in figures:
-        image = (out / figure).read_bytes()
-        replace_files({folder / f"{name}_{figure}": lambda new, image=image: new.write_bytes(image)})
+        write_files({folder / f"{name}_{figure}": (out / figure).read_bytes()})
         report = report.replace(f"]({figure})", f"](figures/{name}_{figure})")
     _into_benchmarks(benchmarks, name, re.sub(r"^#", "##", report, flags=re.MULTILINE))
 
@@ -461,7 +460,7 @@ def plan(arguments: argparse.Namespace) -> int:
     import torch
 
     from lora_course.adapters.config import AdapterConfig
-    from lora_course.atomic import replace_files
+    from lora_course.atomic import write_files
     from lora_course.memory import plan as predict
 
     try:
@@ -480,7 +479,7 @@ def plan(arguments: argparse.Namespace) -> int:
     if arguments.json:
         text = json.dumps({"arguments": _plain(arguments), **planned.to_dict()}, indent=1) + "\n"
         try:
-            replace_files({arguments.json: lambda new: new.write_text(text, encoding="utf-8")})
+            write_files({arguments.json: text})
         except OSError as error:
             return _problem(str(error))
     return 0
@@ -490,7 +489,7 @@ def search(arguments: argparse.Namespace) -> int:
     from optuna.exceptions import OptunaError
 
     from lora_course.assets import AssetError
-    from lora_course.atomic import replace_files
+    from lora_course.atomic import write_files
     from lora_course.experiments import search as work
     from lora_course.experiments.search_results import as_json, best
     from lora_course.experiments.search_space import Plan
@@ -513,7 +512,7 @@ def search(arguments: argparse.Namespace) -> int:
         plan = work.plan_of(study)
         if arguments.json:
             text = json.dumps(as_json(results, plan), indent=1) + "\n"
-            replace_files({arguments.json: lambda new: new.write_text(text, encoding="utf-8")})
+            write_files({arguments.json: text})
         if arguments.out:
             work.write_report(results, plan, arguments.out)
     except (AssetError, OptunaError, OSError, ValueError) as error:
@@ -557,7 +556,7 @@ def grade(arguments: argparse.Namespace) -> int:
 def mutate(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from lora_course.atomic import replace_files
+    from lora_course.atomic import write_files
     from lora_course.teaching.mutation import record
     from lora_course.teaching.mutation.measure import measure
 
@@ -570,7 +569,7 @@ def mutate(arguments: argparse.Namespace) -> int:
             return _problem(str(error))
         if arguments.json:
             text = json.dumps([asdict(one) for one in judged], indent=1, ensure_ascii=False) + "\n"
-            replace_files({arguments.json: lambda new: new.write_text(text, encoding="utf-8")})
+            write_files({arguments.json: text})
         problems = record.problems(root, found)
         print(*problems, sep="\n", end="\n" if problems else "")
         print(f"{record.share(found):.1%} of all mutants are rejected. Written to {record.PAGE}.")

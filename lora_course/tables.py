@@ -5,8 +5,10 @@ A table is a list of rows of strings, all as long as the first, which is the hea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 Table = Sequence[Sequence[str]]
 
@@ -45,3 +47,12 @@ def put_between(text: str, begin: str, end: str, made: str) -> str:
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(end) < text.index(begin):
         raise ValueError(f"needs the lines {begin} and {end}, each once and in this order")
     return f"{text[: text.index(begin)]}{begin}\n{made.strip()}\n{text[text.index(end) :]}"
+
+
+def without_nan(value: Any) -> Any:
+    """What JSON can hold: dicts and lists all the way down, None for NaN and infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: without_nan(part) for key, part in value.items()}
+    return [without_nan(part) for part in value] if isinstance(value, list | tuple) else value

@@ -83,16 +83,11 @@ class LoRAStep(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         branch, a, A, B, _ = ctx.saved_tensors
         g = grad.reshape(-1, grad.shape[-1]).contiguous()  # (N, k)
-        for_x, for_dropped, _, for_A, for_B, _ = ctx.needs_input_grad
+        *_, for_A, for_B, _ = ctx.needs_input_grad
         g_a = (B.T @ g.T).mul_(ctx.s)  # (r, N)
         g_B = (a @ g).T if for_B else None  # (k, r)
         g_A = g_a @ branch if for_A else None  # (r, d)
-        W = weight_view(ctx.base)
-        if ctx.dropping:
-            g_x, g_dropped = g @ W if for_x else None, g_a.T @ A if for_dropped else None  # (N, d)
-        else:
-            g_x, g_dropped = torch.mm(g_a.T, A).addmm_(g, W) if for_x else None, None
-        return _shaped(g_x, ctx.shape), _shaped(g_dropped, ctx.shape), None, g_A, g_B, None
+        return *_input_gradients(ctx, g, g_a, A), None, g_A, g_B, None
 
 
 class DoRAStep(torch.autograd.Function):
@@ -154,17 +149,11 @@ class VeRAStep(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, d, b, _ = ctx.saved_tensors
         g = grad.reshape(-1, grad.shape[-1]).contiguous()  # (N, k)
-        for_x, for_dropped = ctx.needs_input_grad[:2]
         g_u = (b.unsqueeze(1) * ctx.B).T @ g.T  # (r, N), for u = d * a
         g_b = (((a * d.unsqueeze(1)) @ g).T * ctx.B).sum(1)  # sum over N of g * (B u), without the (N, k) tensor B u
         g_d = (g_u * a).sum(1)
         g_a = g_u.mul_(d.unsqueeze(1))
-        W = weight_view(ctx.base)
-        if ctx.dropping:
-            g_x, g_dropped = g @ W if for_x else None, g_a.T @ ctx.A if for_dropped else None  # (N, d)
-        else:
-            g_x, g_dropped = torch.mm(g_a.T, ctx.A).addmm_(g, W) if for_x else None, None
-        return _shaped(g_x, ctx.shape), _shaped(g_dropped, ctx.shape), None, None, None, g_d, g_b
+        return *_input_gradients(ctx, g, g_a, ctx.A), None, None, None, g_d, g_b
 
 
 def _rows(x: Tensor, dropped: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -176,6 +165,17 @@ def _rows(x: Tensor, dropped: Tensor | None) -> tuple[Tensor, Tensor]:
 def _small(a: Tensor, B: Tensor, base: nn.Module) -> Tensor:
     """B a + b as a new tensor (N, k), for a (r, N): what the base layer's product is then added to."""
     return torch.mm(a.T, B.T) if base.bias is None else torch.addmm(base.bias, a.T, B.T)
+
+
+def _input_gradients(ctx: Any, g: Tensor, g_a: Tensor, A: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Of x and of its dropped copy, for g (N, k) of h = W x + b + … and g_a (r, N) of A dropped; None for unwanted."""
+    for_x, for_dropped = ctx.needs_input_grad[:2]
+    W = weight_view(ctx.base)
+    if ctx.dropping:
+        g_x, g_dropped = g @ W if for_x else None, g_a.T @ A if for_dropped else None  # (N, d)
+    else:
+        g_x, g_dropped = torch.mm(g_a.T, A).addmm_(g, W) if for_x else None, None
+    return _shaped(g_x, ctx.shape), _shaped(g_dropped, ctx.shape)
 
 
 def _stretched(g: Tensor, c: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:

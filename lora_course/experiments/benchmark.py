@@ -12,19 +12,25 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 
-from lora_course.atomic import replace_files
-from lora_course.device import choose_device
+from lora_course.atomic import write_files
 from lora_course.experiments.benchmark_report import REFERENCE, RunResult, report_files, table_rows
 from lora_course.experiments.costs import Cost, cost_of
 from lora_course.experiments.plots import frontier
-from lora_course.experiments.recipes import WARMUP, Configuration, configuration, prepare
+from lora_course.experiments.recipes import (
+    WARMUP,
+    Configuration,
+    Loader,
+    configuration,
+    first_reviews,
+    load_without_dropout,
+    prepare,
+)
 from lora_course.training.config import TrainingConfig
 from lora_course.training.history import History
 from lora_course.training.loop import TrainingDiverged
@@ -48,17 +54,6 @@ class Settings:
         return self.epochs * math.ceil(self.train / self.batch_size)
 
 
-Loader = Callable[[], tuple[Any, Any]]  # a fresh model with a new head, and its tokenizer
-
-
-def load_packaged() -> tuple[Any, Any]:
-    """The packaged encoder without dropout, on the device of this machine."""
-    from lora_course.assets import load_encoder
-
-    model, tokenizer = load_encoder("packaged", base_dropout=0.0)
-    return model.to(choose_device()), tokenizer
-
-
 def load_rotten_tomatoes() -> Any:
     from lora_course.assets import load_reviews
 
@@ -70,7 +65,7 @@ def benchmark(
     configurations: Sequence[Configuration],
     seeds: Sequence[int],
     settings: Settings,
-    load: Loader = load_packaged,
+    load: Loader = load_without_dropout,
     reviews: Callable[[], Any] = load_rotten_tomatoes,
     say: Callable[[str], object] = print,
 ) -> list[dict[str, Any]]:
@@ -80,7 +75,7 @@ def benchmark(
     Raises ValueError if there are fewer reviews than asked for, or `out` holds results of other settings.
     """
     splits = reviews()
-    splits = {split: _first(splits[split], getattr(settings, split), split) for split in SPLITS}
+    splits = {split: first_reviews(splits[split], getattr(settings, split), split) for split in SPLITS}
     for folder in ("runs", "costs"):
         (out / folder).mkdir(parents=True, exist_ok=True)
         for half_written in (out / folder).glob(".*.json.*"):  # by a benchmark that was killed
@@ -91,7 +86,7 @@ def benchmark(
     names = {chosen.name for chosen in configurations}
     plot = frontier([history for history in load_histories(out) if history.run.name in names])
     files = report_files(rows, runs, costs, asdict(settings), plot)
-    replace_files({out / name: lambda path, data=data: path.write_bytes(data) for name, data in files.items()})
+    write_files({out / name: data for name, data in files.items()})
     return rows
 
 
@@ -180,12 +175,6 @@ def load_histories(out: Path) -> list[History]:
     return histories
 
 
-def _first(reviews: Any, wanted: int, split: str) -> Any:
-    if not 1 <= wanted <= len(reviews):
-        raise ValueError(f"{split}: {wanted} reviews asked for, there are {len(reviews)}")
-    return reviews.select(range(wanted))
-
-
 def _read(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -199,8 +188,4 @@ def _read(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:
-    replace_files({path: partial(_fill, text=json.dumps(record, indent=1))})
-
-
-def _fill(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_files({path: json.dumps(record, indent=1)})

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lora_course.device import choose_device, describe_device
-from lora_course.experiments.costs import MERGED, PLAIN, REFERENCE_STEP, STEP, UNMERGED, Cost
+from lora_course.experiments.costs import PLAIN, REFERENCE_STEP, STEP, Cost
 from lora_course.experiments.figure import Plot
 from lora_course.experiments.recipes import RECIPES, Configuration
-from lora_course.experiments.statistics import median_ratio, quartiles, ratios
-from lora_course.tables import in_units, markdown_table
+from lora_course.experiments.statistics import quartiles, ratios
+from lora_course.tables import in_units, markdown_table, without_nan
 from lora_course.training.history import library_versions
 
 REFERENCE = "lora"  # whose step is the unit of step times
@@ -54,7 +54,7 @@ def table_rows(
     for chosen in configurations:
         mine = [result for result in runs if result.name == chosen.name]
         cost = costs[chosen.shape]
-        seconds = cost.seconds
+        seconds, measured = cost.seconds, cost.measured()
         low, middle, high = quartiles(ratios(seconds[STEP], seconds[REFERENCE_STEP]))
         found = [result.accuracy for result in mine]
         rows.append(
@@ -80,8 +80,8 @@ def table_rows(
                 "step_ratio_low": low,
                 "step_ratio_high": high,
                 "plain_ms": 1000 * statistics.median(seconds[PLAIN]),
-                "unmerged_ratio": median_ratio(seconds[UNMERGED], seconds[PLAIN]),
-                "merged_ratio": median_ratio(seconds[MERGED], seconds[PLAIN]) if MERGED in seconds else None,
+                "unmerged_ratio": measured["unmerged_ratio"],
+                "merged_ratio": measured.get("merged_ratio"),
             }
         )
     return rows
@@ -184,11 +184,3 @@ def _accuracy(row: Mapping[str, Any]) -> str:
     if math.isnan(row["accuracy"]):
         return "diverged"
     return f"{row['accuracy']:.3f}" + ("" if math.isnan(row["spread"]) else f" ± {row['spread']:.3f}")
-
-
-def without_nan(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: without_nan(part) for key, part in value.items()}
-    return [without_nan(part) for part in value] if isinstance(value, list | tuple) else value

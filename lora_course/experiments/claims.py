@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_course.atomic import replace_files
+from lora_course.atomic import write_files
 from lora_course.experiments.benchmark import load_histories
 from lora_course.experiments.figure import Plot
 from lora_course.experiments.plots import learning_rates, rank_impact, side_by_side
@@ -213,6 +213,6 @@ def write_report(out: Path) -> tuple[str, list[str]]:
     histories = load_histories(out)
     figures = {key: f"{key}.png" for key in CLAIMS}
     plots = {figures[key]: claim.plot(claim.histories(histories)).png() for key, claim in CLAIMS.items()}
-    files = {**plots, "claims.md": report(histories, figures).encode()}
-    replace_files({out / name: lambda path, data=data: path.write_bytes(data) for name, data in files.items()})
+    files = {**plots, "claims.md": report(histories, figures)}
+    write_files({out / name: data for name, data in files.items()})
     return "claims.md", [*plots]

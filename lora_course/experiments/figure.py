@@ -10,7 +10,6 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lora_course.atomic import replace_files
+from lora_course.atomic import write_files
 from lora_course.colours import CYCLE, GREY
 
 DPI = 100
@@ -68,7 +67,7 @@ class Plot:
 
     def save(self, path: str | Path) -> None:
         """Write a PNG, whole or not at all."""
-        replace_files({Path(path): partial(_write, data=self.png())})
+        write_files({Path(path): self.png()})
 
     def _repr_html_(self) -> str:
         width = round(self.figure.get_figwidth() * DPI)
@@ -78,10 +77,6 @@ class Plot:
 
     def __repr__(self) -> str:
         return self.alternative_text
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
 
 
 def settle(figure: Figure) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from lora_course.atomic import replace_files
+from lora_course.atomic import write_files
 from lora_course.training.history import History
 
 FOLDER = Path(__file__).parent / "measured"
@@ -31,8 +30,4 @@ def save_measured(name: str, histories: Sequence[History]) -> None:
     """Put the histories, without steps and layers, where `load_measured` finds them: one line each."""
     lines = [json.dumps(replace(history, steps=[], layers=[]).to_dict()) for history in histories]
     FOLDER.mkdir(exist_ok=True)
-    replace_files({FOLDER / f"{name}.json": partial(_write, text="[\n" + ",\n".join(lines) + "\n]\n")})
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_files({FOLDER / f"{name}.json": "[\n" + ",\n".join(lines) + "\n]\n"})

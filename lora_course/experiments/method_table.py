@@ -15,7 +15,7 @@ from torch import nn
 from lora_course.adapters import METHODS
 from lora_course.adapters.config import AdapterConfig
 from lora_course.adapters.oracles import FOUR, ORACLES, Oracle
-from lora_course.atomic import replace_files
+from lora_course.atomic import write_files
 from lora_course.memory import measure
 from lora_course.tables import markdown_table, put_between
 
@@ -89,5 +89,5 @@ def update(readme: Path, check: bool = False) -> bool:
     except ValueError as error:
         raise ValueError(f"{readme}: {error}") from None
     if made != text and not check:
-        replace_files({readme: lambda new: new.write_text(made, encoding="utf-8")})
+        write_files({readme: made})
     return made == text

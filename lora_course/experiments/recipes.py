@@ -9,7 +9,7 @@ A configuration is a method with a recipe, and `grid` makes many of them from on
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
@@ -23,7 +23,9 @@ from lora_course.adapters.delta_lora import DeltaUpdate
 from lora_course.adapters.inject import find_targets, inject
 from lora_course.adapters.optimizers import make_optimizer
 from lora_course.adapters.rank_allocator import RankAllocator
+from lora_course.device import choose_device
 
+Loader = Callable[[], tuple[Any, Any]]  # a fresh model with a new head, and its tokenizer
 FULL = "full"  # every parameter is trained, no adapter
 
 
@@ -63,11 +65,11 @@ RECIPES = {
 }
 TARGET_RANK = 8  # AdaLoRA's, on average
 WARMUP = 0.1  # of all steps
-TARGETS = {  # which linear layers of a BERT, by the parts of their names
+TARGETS = {  # which linear layers of BERT and its relatives, by the parts of their names
     "all": lambda name: True,
-    "attention": lambda name: ".attention." in name,
-    "query-value": lambda name: name.endswith((".query", ".value")),
-    "mlp": lambda name: ".attention." not in name and ".layer." in name,
+    "attention": lambda name: ".layer." in name and ".attention." in name,
+    "query-value": lambda name: ".layer." in name and name.endswith((".query", ".value", ".q_lin", ".v_lin")),
+    "mlp": lambda name: ".layer." in name and ".attention." not in name,
 }
 
 
@@ -155,6 +157,21 @@ def prepare(
     if method == "adalora" and total_steps > 2 * warmup + 1:
         RankAllocator(model, optimizer, TARGET_RANK, total_steps, warmup=warmup, final=warmup)
     return model, optimizer
+
+
+def load_without_dropout(name: str = "packaged") -> tuple[Any, Any]:
+    """A fresh encoder with a new head and no dropout, on this machine's device, and its tokenizer."""
+    from lora_course.assets import load_encoder
+
+    model, tokenizer = load_encoder(name, base_dropout=0.0)
+    return model.to(choose_device()), tokenizer
+
+
+def first_reviews(reviews: Any, wanted: int, split: str) -> Any:
+    """The first so many. Raises ValueError, naming the split, if there are fewer or none is asked for."""
+    if not 1 <= wanted <= len(reviews):
+        raise ValueError(f"{split}: {wanted} reviews asked for, there are {len(reviews)}")
+    return reviews.select(range(wanted))
 
 
 def target_names(model: nn.Module, targets: str) -> str | list[str]:

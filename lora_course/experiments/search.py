@@ -22,6 +22,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from lora_course.atomic import replace_files
+from lora_course.experiments.recipes import Loader
 from lora_course.experiments.search_plots import contour_plot, importance_plot, progress_plot
 from lora_course.experiments.search_results import TrialResult, as_result, importances, report_files, trial_results
 from lora_course.experiments.search_space import DEFAULT, Plan, inside
@@ -33,7 +34,7 @@ from lora_course.experiments.search_storage import (
     quiet_optuna,
     storage_at,
 )
-from lora_course.experiments.search_trial import Loader, load_model, prepare_data, run_trial
+from lora_course.experiments.search_trial import load_model, prepare_data, run_trial
 from lora_course.training.bookkeeping import LOWER_IS_BETTER
 
 FAULTS = (ArithmeticError, RuntimeError, ValueError)  # diverged, out of memory, does not fit: a trial's own

@@ -15,10 +15,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lora_course.colours import BLUE, ORANGE
 from lora_course.experiments.search_results import TrialResult
 from lora_course.training.bookkeeping import LOWER_IS_BETTER
 
-BLUE, ORANGE = "#0072B2", "#D55E00"
 LABELS = {"learning_rate": "learning rate", "scale": "scale (alpha / rank)", "targets": "adapted layers"}
 UNITS = {"loss": "nats", "accuracy": "fraction right", "f1": "0 to 1"}
 

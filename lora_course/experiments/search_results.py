@@ -14,7 +14,7 @@ import math
 import random
 import statistics
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lora_course.experiments.search_space import Plan
 from lora_course.experiments.search_storage import quiet_optuna
-from lora_course.tables import markdown_table
+from lora_course.tables import markdown_table, without_nan
 from lora_course.training.bookkeeping import LOWER_IS_BETTER
 
 STATES = {
@@ -181,7 +181,7 @@ def as_json(results: Sequence[TrialResult], plan: Plan) -> dict[str, Any]:
         everything["importances"] = {k: {"share": share, "by_luck": luck} for k, (share, luck) in found.items()}
     except ValueError:
         everything["importances"] = None
-    return _without_nan(everything)
+    return without_nan(everything)
 
 
 def _markdown(results, plan: Plan, header, rows) -> str:
@@ -211,11 +211,3 @@ def _short(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: _without_nan(part) for key, part in value.items()}
-    return [_without_nan(part) for part in value] if isinstance(value, list | tuple) else value

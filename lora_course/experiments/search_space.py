@@ -17,6 +17,7 @@ from torch import nn
 from lora_course.adapters import METHODS
 from lora_course.adapters.config import ALL_LINEAR, AdapterConfig
 from lora_course.adapters.inject import inject
+from lora_course.experiments import recipes
 from lora_course.training.config import SCHEDULES, TrainingConfig
 
 SAMPLERS = ("tpe", "random")
@@ -163,16 +164,10 @@ def target_names(model: nn.Module, targets: str) -> str | list[str]:
     """
     if targets == ALL_LINEAR:
         return ALL_LINEAR
-    blocks = [name for name, m in model.named_modules() if isinstance(m, nn.Linear) and ".layer." in name]
-    attention = [name for name in blocks if ".attention." in name]
-    found = {
-        "query+value": [name for name in attention if name.endswith((".query", ".value", ".q_lin", ".v_lin"))],
-        "attention": attention,
-        "mlp": [name for name in blocks if name not in attention],
-    }[targets]
-    if not found:
+    try:
+        return recipes.target_names(model, targets.replace("+", "-"))
+    except ValueError:
         raise ValueError(
             f"{targets}: {type(model).__name__} has no such layers; they are told by .layer. and .attention. in "
             "their names, as in BERT. Search over all-linear alone"
-        )
-    return found
+        ) from None

@@ -9,7 +9,7 @@ prepare_data   tokenized once for all trials          load_model   the plan's en
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,12 @@ from torch import nn
 from lora_course.adapters.optimizers import make_optimizer
 from lora_course.adapters.report import parameter_report
 from lora_course.device import choose_device, describe_device, seed_everything
+from lora_course.experiments.recipes import Loader, first_reviews, load_without_dropout
 from lora_course.experiments.search_space import Plan, inject_choices, suggest, training_config
 from lora_course.training.batching import pad_collate
-from lora_course.training.history import History, StepRow
+from lora_course.training.history import EvaluationRow, History, StepRow
 from lora_course.training.loop import TrainingDiverged, fit
 from lora_course.training.sentiment import evaluate_sentiment, tokenize_reviews
-
-Loader = Callable[[], tuple[Any, Any]]  # a fresh model with a new head, and its tokenizer
 
 
 def run_trial(trial: optuna.Trial, plan: Plan, load: Loader, data: Mapping[str, Any], histories: Path | None) -> float:
@@ -62,16 +61,15 @@ class Judge:
     """
 
     def __init__(self, trial: optuna.Trial, metric: str):
-        self.trial, self.metric, self.step, self.lags = trial, metric, 0, False
+        self.trial, self.metric, self.lags = trial, metric, False
 
     def __call__(self, row: StepRow) -> str | None:
-        self.step = row.step
         return "stop" if self.lags else None
 
-    def see(self, metrics: Mapping[str, float]) -> None:
-        value = metrics[self.metric]
+    def evaluated(self, row: EvaluationRow) -> None:
+        value = row.metrics[self.metric]
         if math.isfinite(value):
-            self.trial.report(value, self.step)
+            self.trial.report(value, row.step)
         self.lags = not math.isfinite(value) or self.trial.should_prune()
 
 
@@ -93,18 +91,12 @@ def train_with(
     )
     collate = partial(pad_collate, pad_token_id=tokenizer.pad_token_id)
 
-    def evaluate(model: nn.Module) -> dict[str, float]:
-        metrics = evaluate_sentiment(model, tokenizer, data["validation"], collate=collate).metrics()
-        if judge:
-            judge.see(metrics)
-        return metrics
-
     history = fit(
         model,
         data["train"],
         collate,
         training_config(plan, choices, seed),
-        evaluate=evaluate,
+        evaluate=lambda model: evaluate_sentiment(model, tokenizer, data["validation"], collate=collate).metrics(),
         optimizer=optimizer,
         callbacks=[judge] if judge else [],
         monitor=plan.metric,
@@ -116,11 +108,8 @@ def train_with(
 
 
 def load_model(plan: Plan) -> tuple[Any, Any]:
-    """The plan's encoder without dropout, on this machine's device."""
-    from lora_course.assets import load_encoder
-
-    model, tokenizer = load_encoder(plan.model, base_dropout=0.0)
-    return model.to(choose_device()), tokenizer
+    """The plan's encoder, as `load_without_dropout` gives it."""
+    return load_without_dropout(plan.model)
 
 
 def prepare_data(plan: Plan, load: Loader, splits: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -132,9 +121,7 @@ def prepare_data(plan: Plan, load: Loader, splits: Mapping[str, Any] | None = No
     _, tokenizer = load()
     data = {}
     for split, wanted in (("train", plan.train), ("validation", plan.validation)):
-        if wanted > len(splits[split]):
-            raise ValueError(f"{split}: {wanted} reviews asked for, there are {len(splits[split])}")
-        data[split] = tokenize_reviews(splits[split].select(range(wanted)), tokenizer, plan.max_length)
+        data[split] = tokenize_reviews(first_reviews(splits[split], wanted, split), tokenizer, plan.max_length)
     return data
 
 

@@ -40,14 +40,14 @@ def module_before(lesson: Lesson, exercise_id: str) -> types.ModuleType:
         if cell.exercise == exercise_id:
             break
         if cell.kind == "code":
-            source = _without_magics(cell.source)
+            source = without_magics(cell.source)
             _run(source if cell.exercise or "setup" in cell.tags else imports_of(source), module, lesson, cell)
     return module
 
 
 def answer_in(module: types.ModuleType, lesson: Lesson, exercise_id: str, source: str) -> Any:
     """What `check` is handed when the exercise's cell is `source`; runs it in `module`."""
-    _run(_without_magics(source), module, lesson, lesson.exercises[exercise_id])
+    _run(without_magics(source), module, lesson, lesson.exercises[exercise_id])
     return eval(checked_expression(lesson, exercise_id), vars(module))
 
 
@@ -55,7 +55,8 @@ def _run(source: str, module: types.ModuleType, lesson: Lesson, cell: Cell) -> N
     exec(compile(source, f"<{lesson.slug}, line {cell.line}>", "exec", dont_inherit=True), vars(module))
 
 
-def _without_magics(source: str) -> str:
+def without_magics(source: str) -> str:
+    """The cell without IPython's lines, which plain Python does not know."""
     return re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE)
 
 

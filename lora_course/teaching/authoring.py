@@ -27,7 +27,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
-from lora_course.atomic import replace_files
+from lora_course.atomic import write_files
 from lora_course.teaching.source import Cell, Lesson, lesson_paths, read_lesson
 
 CELL_TIMEOUT = 3600  # seconds; a lesson's longest run takes minutes
@@ -192,7 +192,7 @@ def _settle(path: Path, notebook: NotebookNode, root: Path, check: bool) -> list
     if check:
         return [f"{_name(path, root)}: {'missing' if old is None else 'differs from what its source builds'}"]
     path.parent.mkdir(exist_ok=True)
-    replace_files({path: lambda new: new.write_text(text, encoding="utf-8", newline="\n")})
+    write_files({path: text})
     return []
 
 

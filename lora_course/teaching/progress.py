@@ -19,7 +19,7 @@ from typing import Any
 
 import platformdirs
 
-from lora_course.atomic import replace_files
+from lora_course.atomic import write_files
 
 OUTCOMES = ("unsolved", "wrong", "right")
 RECORD_NAME = re.compile(r"(\d\d\.\d{1,2})\.(unsolved|wrong|right)\.json")
@@ -88,7 +88,7 @@ def _write(path: Path, value: dict[str, Any]) -> None:
     text = json.dumps(value, indent=1) + "\n"
     for pause in (0.01, 0.05, 0.2, None):
         try:
-            return replace_files({path: lambda new: new.write_text(text, encoding="utf-8")})
+            return write_files({path: text})
         except PermissionError:  # Windows refuses while another kernel has the file open
             if pause is None or sys.platform != "win32":
                 raise

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_course.atomic import replace_files
+from lora_course.atomic import write_files
 from lora_course.tables import markdown_table
 
 
@@ -153,5 +153,5 @@ def update_reading(root: Path, check: bool = False) -> bool:
     path, made = root / "READING.md", reading(root)
     same = path.exists() and path.read_text(encoding="utf-8") == made
     if not same and not check:
-        replace_files({path: lambda new: new.write_text(made, encoding="utf-8")})
+        write_files({path: made})
     return same

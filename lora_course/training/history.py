@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from lora_course.atomic import replace_files
+from lora_course.atomic import write_files
 from lora_course.training.metrics import effective_rank
 
 SCHEMA = 2  # 1 had no layers and no measured
@@ -179,7 +179,7 @@ class History:
         """
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        replace_files({Path(path): lambda new: new.write_text(text, encoding="utf-8")})
+        write_files({Path(path): text})
 
     @classmethod
     def load(cls, path: str | Path) -> History:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_course.teaching.answers import checked_expression, imports_of
+from lora_course.teaching.answers import checked_expression, imports_of, without_magics
 from lora_course.teaching.source import Cell, Lesson, lesson_paths, read_lesson
 
 
@@ -62,11 +61,6 @@ def _steps(lesson: Lesson, cell: Cell) -> list[Step]:
     source = without_magics(cell.source)
     source = source if "setup" in cell.tags else imports_of(source)
     return [Step(source)] if source.strip() else []
-
-
-def without_magics(source: str) -> str:
-    """The cell without IPython's lines, which plain Python does not know."""
-    return re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE)
 
 
 def _target(lesson: Lesson, exercise_id: str) -> str:

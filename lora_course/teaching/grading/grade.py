@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-from lora_course.atomic import replace_files
+from lora_course.atomic import write_files
 from lora_course.teaching.grading.assignment import Assignment, graded_copy, load_assignments
 from lora_course.teaching.grading.sandbox import Limits
 from lora_course.teaching.grading.submission import Submission, find_submissions, read_submission, submission_name
@@ -143,5 +143,5 @@ def _settled(
         import nbformat
 
         files[out / "copies" / f"{name}.ipynb"] = nbformat.writes(graded_copy(assignment, submission.answers)) + "\n"
-    replace_files({path: lambda new, text=text: new.write_text(text, encoding="utf-8") for path, text in files.items()})
+    write_files(files)
     return rows, False

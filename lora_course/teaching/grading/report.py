@@ -12,11 +12,10 @@ import html
 import io
 import re
 import xml.etree.ElementTree as ET
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-from lora_course.atomic import replace_files
+from lora_course.atomic import write_files
 from lora_course.teaching.grading.grade import RESULTS, Class, Row, in_words, safe_name
 from lora_course.teaching.notice import SYMBOL
 
@@ -38,11 +37,7 @@ def write_reports(graded: Class, out: Path) -> None:
     }
     for learner, rows in by_learner(graded.rows).items():
         files[out / "learners" / f"{safe_name(learner)}.html"] = learner_page(learner, rows)
-    replace_files({path: partial(_write, text) for path, text in files.items()})
-
-
-def _write(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8", newline="")
+    write_files(files)
 
 
 def by_learner(rows: tuple[Row, ...]) -> dict[str, list[Row]]:

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from lora_course.atomic import replace_files
+from lora_course.atomic import write_files
 from lora_course.teaching.exercises import find_exercise
 from lora_course.teaching.mutation import mutants, rules
 from lora_course.teaching.source import Lesson, lesson_paths, read_lesson
@@ -77,13 +77,7 @@ def load_record(root: Path) -> dict[str, Strength]:
 def write_record(root: Path, record: dict[str, Strength]) -> None:
     """The record, and the page made from it, at once."""
     text = json.dumps({i: asdict(found) for i, found in sorted(record.items())}, indent=1, ensure_ascii=False) + "\n"
-    page = report(record)
-    replace_files(
-        {
-            root / RECORD: lambda new: new.write_text(text, encoding="utf-8"),
-            root / PAGE: lambda new: new.write_text(page, encoding="utf-8"),
-        }
-    )
+    write_files({root / RECORD: text, root / PAGE: report(record)})
 
 
 def share(record: dict[str, Strength]) -> float:
