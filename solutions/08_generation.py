@@ -10,7 +10,7 @@
 # - choose a prompt by measuring it, and hold prompting with examples against fine-tuning;
 # - put a number with an interval on "it writes positive reviews now", and know why half of that claim means nothing.
 #
-# **Time and memory.** About 110 minutes. The cells run for about six minutes on two CPU cores and need about 4.5 GiB of memory. With a GPU, or with
+# **Time and memory.** About 110 minutes. The cells run for about four minutes on two CPU cores and need about 4.5 GiB of memory. With a GPU, or with
 # `LORA_COURSE_PROFILE=full`, the same cells fine-tune gpt2-medium from the hub on all the training sentences.
 
 # %%
@@ -699,7 +699,7 @@ ax.set_xticks(range(len(stages)), ["before", "few-shot", "after\nfine-tuning", "
 ax.set(
     ylabel="share judged as asked for",
     ylim=(0, 1.02),
-    title=f"{WRITTEN} reviews a prompt, 95 % intervals",
+    title=f"{WRITTEN} written reviews a prompt, and the real ones; 95 % intervals",
 )
 ax.legend(loc="lower right")
 fig.tight_layout()

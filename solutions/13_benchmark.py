@@ -11,7 +11,7 @@
 # - hold four things that are said of LoRA against measurements, and live with "not settled here".
 #
 # **Time and memory.** About 90 minutes, most of them yours: the cells take about two minutes on two CPU cores, and about
-# 2 GiB of memory.
+# 1.5 GiB of memory.
 
 # %%
 import json

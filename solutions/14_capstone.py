@@ -10,7 +10,7 @@
 # - spot three classic ways to report or hand over something that is not there;
 # - write a report, and a model card, in which no number is typed by hand.
 #
-# **Time and memory.** About 100 minutes, most of them yours: the cells take about two and a half minutes on two CPU cores (three small training runs), and
+# **Time and memory.** About 100 minutes, most of them yours: the cells take about two minutes on two CPU cores (three small training runs), and
 # about 2 GiB of memory.
 
 # %%
