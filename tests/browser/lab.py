@@ -114,6 +114,20 @@ def widget(page, control: str):
     return page.locator(".jp-OutputArea-child").filter(has_text=control).filter(has=page.locator(".widget-vbox"))
 
 
+def press(control, key: str, times: int = 1) -> None:
+    """Focus a control of a widget and press a key on it, so often.
+
+    JupyterLab moves the focus itself when cells have run. A press that went elsewhere is not one: press again.
+    """
+    control.evaluate("e => { e.heard = 0; e.addEventListener('keydown', () => e.heard++) }")
+    for _ in range(20):
+        if (heard := control.evaluate("e => e.heard")) >= times:
+            break
+        control.focus()
+        control.page.keyboard.press(key)
+    assert heard == times, f"{control} heard {heard} of {times} presses"
+
+
 def shown(panel) -> str:
     """The sentence of a widget, once picture and sentence say the same."""
     sentence = picture = None
