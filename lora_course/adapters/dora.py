@@ -42,11 +42,12 @@ class DoRA(LoRA):
         """||W + s B A|| of each row, (out,), in float32 or better."""
         W, A, B, s = weight_view(self.base_layer), self.lora_A, self.lora_B, self.scaling
         wide = torch.promote_types(W.dtype, torch.float32)
-        C = (A.to(W.dtype) @ W.T).T.to(wide)  # (out, r)
+        C = (W @ A.T.to(W.dtype)).to(wide)  # (out, r)
         A, B = A.to(wide), B.to(wide)
-        squares = torch.linalg.vector_norm(W, dim=1, dtype=wide).square()  # (out,)
-        squares = squares + 2 * s * (C * B).sum(1) + s**2 * ((B @ (A @ A.T)) * B).sum(1)
-        return squares.clamp_min(0).sqrt()
+        # ||W + s B A||^2 - ||W||^2 = s (2 C + s B A A^T) * B, summed over the rank
+        change = torch.addmm(C, B, A @ A.T, beta=2, alpha=s).mul_(B).sum(1)  # (out,)
+        squares = torch.linalg.vector_norm(W, dim=1, dtype=wide).square_()
+        return squares.add_(change, alpha=s).clamp_min_(0).sqrt_()
 
     def stretch(self) -> Tensor:
         """m / ||V||, (out,), with a gradient for m alone, in float32 or better. 1 for a row of zeros."""
@@ -56,10 +57,10 @@ class DoRA(LoRA):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in), or token ids (...) on an embedding; returns (..., out)."""
-        if fused.usable(self, x, self.lora_A, self.lora_B):
-            c = self.stretch().to(x.dtype)
-            A, B = self.lora_A, self.lora_B
-            return fused.DoRAStep.apply(x, dropped(self.dropout, x), self.base_layer, A, B, c, self.scaling)
+        if fused.usable(self, x, self.lora_A, self.lora_B, self.lora_magnitude_vector):
+            frozen = weight_view(self.base_layer), self.bias
+            own = self.lora_A, self.lora_B, self.lora_magnitude_vector
+            return fused.DoRAStep.apply(x, dropped(self.dropout, x), *frozen, *own, self.row_norm(), self.scaling)
         h = self.base_layer(x)  # (..., out)
         if self.merged:
             return h

@@ -1,9 +1,9 @@
 """LoRA, DoRA and VeRA on a frozen dense layer as one autograd step each, with the backward pass written by hand.
 
 Autograd would keep or make several tensors of the size of the layer's output (the branch, the branch times s, the
-sum). One Function makes the output once, keeps only what the gradients need, and orders the products by three rules:
-small ones first, and the large one added to them in place (`addmm_`), which hides their writing; the thin matrix on
-the left, (r, d) (d, N), never (N, d) (d, r); those that read the same large matrix one after the other.
+sum). One Function makes the output once, keeps only what the gradients need, and orders the products by two rules:
+small ones first, and the large one added to them in place (`addmm_`), which hides their writing; those that read the
+same large matrix one after the other.
 
     LoRA    x (shared by all layers that read it), and x A^T            N d + N r numbers
             without x where A is frozen (LoRA-FA)                            N r
@@ -21,10 +21,10 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lora_course.adapters.base import Adapter, weight_view
+from lora_course.adapters.base import Adapter
 
 _SWITCHED_ON = ContextVar("fused", default=True)
 
@@ -51,43 +51,50 @@ def usable(layer: Adapter, x: Tensor, *own: Tensor) -> bool:
     layer of one dtype, or where somebody must see inside: hooks on the base; torch.compile, which fuses by itself;
     autocast, which chooses a dtype for each operation; torch.func, which differentiates in ways of its own.
     """
-    if torch.compiler.is_compiling() or not (layer.training and torch.is_grad_enabled() and fused_is_on()):
+    if not (layer.training and torch.is_grad_enabled() and fused_is_on()) or torch.compiler.is_compiling():
         return False
-    base, device = layer.base_layer, x.device.type
+    base, dtype, device = layer.base_layer, x.dtype, x.device
     if layer.merged or type(base).__name__ not in ("Linear", "Conv1D") or torch._C._are_functorch_transforms_active():
         return False
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return False
     if base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks:
         return False
-    frozen = [base.weight] if base.bias is None else [base.weight, base.bias]
-    same = all(t.dtype == x.dtype and t.device == x.device for t in (*frozen, *own))
-    return same and not any(t.requires_grad for t in frozen)
+    frozen = (base.weight,) if base.bias is None else (base.weight, base.bias)
+    if any(t.requires_grad for t in frozen):
+        return False
+    return all(t.dtype == dtype and t.device == device for t in (*frozen, *own))
+
+
+# Each step takes x (..., d); its copy after dropout, None where there is none; the frozen W (k, d) and bias (k,) or
+# None; and the tensors of the method. It returns (..., k).
 
 
 class LoRAStep(torch.autograd.Function):
     """h = W x + b + s B A dropped."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dropped: Tensor | None, base: nn.Module, A: Tensor, B: Tensor, s: float) -> Tensor:
-        """x: (..., d).  dropped: x after dropout, None where there is none.  A (r, d), B (k, r).  Returns (..., k)."""
+    def forward(
+        ctx: Any, x: Tensor, dropped: Tensor | None, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, s: float
+    ) -> Tensor:
+        """A (r, d), B (k, r)."""
         x2, branch = _rows(x, dropped)
-        a = (A @ branch.T).mul_(s)  # (r, N)
-        h = _small(a, B, base).addmm_(x2, weight_view(base).T)  # (N, k)
-        ctx.save_for_backward(branch if A.requires_grad else None, a, A, B, base.weight)
-        ctx.base, ctx.s, ctx.shape, ctx.dropping = base, s, x.shape, dropped is not None
+        a = torch.mm(A, branch.T).mul_(s)  # (r, N)
+        h = _small(a, B, bias).addmm_(x2, W.T)  # (N, k)
+        ctx.save_for_backward(branch if A.requires_grad else None, a, A, B, W)
+        ctx.s, ctx.dropping = s, dropped is not None
         return h.view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        branch, a, A, B, _ = ctx.saved_tensors
-        g = grad.reshape(-1, grad.shape[-1]).contiguous()  # (N, k)
+        branch, a, A, B, W = ctx.saved_tensors
         *_, for_A, for_B, _ = ctx.needs_input_grad
-        g_a = (B.T @ g.T).mul_(ctx.s)  # (r, N)
-        g_B = (a @ g).T if for_B else None  # (k, r)
-        g_A = g_a @ branch if for_A else None  # (r, d)
-        return *_input_gradients(ctx, g, g_a, A), None, g_A, g_B, None
+        g = grad.reshape(-1, grad.shape[-1]).contiguous()  # (N, k)
+        g_a = torch.mm(g, B).mul_(ctx.s)  # (N, r)
+        g_B = torch.mm(a, g).T if for_B else None  # (k, r)
+        g_A = torch.mm(g_a.T, branch) if for_A else None  # (r, d)
+        return *_input_gradients(ctx, grad, g, g_a, A, W), None, None, g_A, g_B, None
 
 
 class DoRAStep(torch.autograd.Function):
@@ -95,37 +102,48 @@ class DoRAStep(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, dropped: Tensor | None, base: nn.Module, A: Tensor, B: Tensor, c: Tensor, s: float
+        ctx: Any,
+        x: Tensor,
+        dropped: Tensor | None,
+        W: Tensor,
+        bias: Tensor | None,
+        A: Tensor,
+        B: Tensor,
+        m: Tensor,
+        norm: Tensor,
+        s: float,
     ) -> Tensor:
-        """As LoRAStep; c: (k,), the stretch m / ||V||."""
+        """As LoRAStep; m: (k,), trained; norm: (k,), ||V||, which counts as a constant. c is m / norm."""
+        c = _stretch(m, norm)
         x2, branch = _rows(x, dropped)
-        W, bias = weight_view(base), base.bias
-        a = (A @ branch.T).mul_(s)  # (r, N)
+        a = torch.mm(A, branch.T).mul_(s)  # (r, N)
         t = torch.mm(a.T, B.T).addmm_(branch, W.T)  # (N, k)
         if dropped is not None:  # W dropped = t - s B A dropped
-            h = _small(a, B, base).addcmul_(t, c - 1).addmm_(x2, W.T)
+            h = _small(a, B, bias).addcmul_(t, c - 1).addmm_(x2, W.T)
         else:
             h = t * c if bias is None else torch.addcmul(bias, t, c)
-        ctx.save_for_backward(branch, a, t, A, B, c, base.weight)
-        ctx.base, ctx.s, ctx.shape, ctx.dropping = base, s, x.shape, dropped is not None
+        ctx.save_for_backward(branch, a, t, A, B, m, norm, W)
+        ctx.s, ctx.dropping = s, dropped is not None
         return h.view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        branch, a, t, A, B, c, _ = ctx.saved_tensors
-        W = weight_view(ctx.base)
+        branch, a, t, A, B, m, norm, W = ctx.saved_tensors
+        c = _stretch(m, norm)
         g = grad.reshape(-1, grad.shape[-1]).contiguous()  # (N, k)
-        g_B = (a @ g).mul_(c).T  # (k, r), for g_t = g * c
-        g_a = ((B.T * c) @ g.T).mul_(ctx.s)  # (r, N)
-        g_c = (g * t).sum(0)  # (k,)
+        g_B = torch.mm(a, g).mul_(c).T  # (k, r), for g_t = g * c
+        g_a = torch.mm(g, c.unsqueeze(1) * B).mul_(ctx.s)  # (N, r)
+        scratch = g * t  # (N, k)
+        g_m = torch.where(norm > 0, scratch.sum(0) / norm, 0).to(m.dtype)  # (k,)
         g_x = g_dropped = None
         if ctx.dropping:
-            g_x = g @ W  # (N, d)
-            g_dropped = torch.mm(g_a.T, A).addmm_(*_stretched(g, c - 1, W))
+            g_x = torch.mm(g, W)  # (N, d)
+            g_dropped = torch.mm(g_a, A).addmm_(*_stretched(g, c - 1, W, scratch))
         elif ctx.needs_input_grad[0]:
-            g_x = torch.mm(g_a.T, A).addmm_(*_stretched(g, c, W))
-        return _shaped(g_x, ctx.shape), _shaped(g_dropped, ctx.shape), None, g_a @ branch, g_B, g_c, None
+            g_x = torch.mm(g_a, A).addmm_(*_stretched(g, c, W, scratch))
+        g_A = torch.mm(g_a.T, branch)  # (r, d)
+        return _shaped(g_x, grad), _shaped(g_dropped, grad), None, None, g_A, g_B, g_m, None, None
 
 
 class VeRAStep(torch.autograd.Function):
@@ -133,27 +151,36 @@ class VeRAStep(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, dropped: Tensor | None, base: nn.Module, A: Tensor, B: Tensor, d: Tensor, b: Tensor
+        ctx: Any,
+        x: Tensor,
+        dropped: Tensor | None,
+        W: Tensor,
+        bias: Tensor | None,
+        A: Tensor,
+        B: Tensor,
+        d: Tensor,
+        b: Tensor,
     ) -> Tensor:
         """As LoRAStep, with A and B frozen; d: (r,) and b: (k,), the two trained vectors."""
         x2, branch = _rows(x, dropped)
-        a = A @ branch.T  # (r, N)
-        h = _small(a * d.unsqueeze(1), b.unsqueeze(1) * B, base).addmm_(x2, weight_view(base).T)  # (N, k)
-        ctx.save_for_backward(a, d, b, base.weight)
+        a = torch.mm(A, branch.T)  # (r, N)
+        h = _small(a * d.unsqueeze(1), b.unsqueeze(1) * B, bias).addmm_(x2, W.T)  # (N, k)
+        ctx.save_for_backward(a, d, b, W)
         ctx.A, ctx.B = A, B  # of the whole model, never written to
-        ctx.base, ctx.shape, ctx.dropping = base, x.shape, dropped is not None
+        ctx.dropping = dropped is not None
         return h.view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        a, d, b, _ = ctx.saved_tensors
+        a, d, b, W = ctx.saved_tensors
+        A, B = ctx.A, ctx.B
         g = grad.reshape(-1, grad.shape[-1]).contiguous()  # (N, k)
-        g_u = (b.unsqueeze(1) * ctx.B).T @ g.T  # (r, N), for u = d * a
-        g_b = (((a * d.unsqueeze(1)) @ g).T * ctx.B).sum(1)  # sum over N of g * (B u), without the (N, k) tensor B u
+        g_u = torch.mm((b.unsqueeze(1) * B).T, g.T)  # (r, N), for u = d * a
+        g_b = (torch.mm(a * d.unsqueeze(1), g).T * B).sum(1)  # sum over N of g * (B u), without the (N, k) tensor B u
         g_d = (g_u * a).sum(1)
-        g_a = g_u.mul_(d.unsqueeze(1))
-        return *_input_gradients(ctx, g, g_a, ctx.A), None, None, None, g_d, g_b
+        g_a = g_u.mul_(d.unsqueeze(1)).T  # (N, r)
+        return *_input_gradients(ctx, grad, g, g_a, A, W), None, None, None, None, g_d, g_b
 
 
 def _rows(x: Tensor, dropped: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -162,26 +189,34 @@ def _rows(x: Tensor, dropped: Tensor | None) -> tuple[Tensor, Tensor]:
     return x2, x2 if dropped is None else dropped.reshape(-1, x.shape[-1])
 
 
-def _small(a: Tensor, B: Tensor, base: nn.Module) -> Tensor:
+def _small(a: Tensor, B: Tensor, bias: Tensor | None) -> Tensor:
     """B a + b as a new tensor (N, k), for a (r, N): what the base layer's product is then added to."""
-    return torch.mm(a.T, B.T) if base.bias is None else torch.addmm(base.bias, a.T, B.T)
+    return torch.mm(a.T, B.T) if bias is None else torch.addmm(bias, a.T, B.T)
 
 
-def _input_gradients(ctx: Any, g: Tensor, g_a: Tensor, A: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Of x and of its dropped copy, for g (N, k) of h = W x + b + … and g_a (r, N) of A dropped; None for unwanted."""
+def _input_gradients(
+    ctx: Any, grad: Tensor, g: Tensor, g_a: Tensor, A: Tensor, W: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Of x and of its dropped copy, for g (N, k) of h = W x + b + … and g_a (N, r) of A dropped; None for unwanted."""
     for_x, for_dropped = ctx.needs_input_grad[:2]
-    W = weight_view(ctx.base)
     if ctx.dropping:
-        g_x, g_dropped = g @ W if for_x else None, g_a.T @ A if for_dropped else None  # (N, d)
-    else:
-        g_x, g_dropped = torch.mm(g_a.T, A).addmm_(g, W) if for_x else None, None
-    return _shaped(g_x, ctx.shape), _shaped(g_dropped, ctx.shape)
+        g_x, g_dropped = torch.mm(g, W) if for_x else None, torch.mm(g_a, A) if for_dropped else None  # (N, d)
+        return _shaped(g_x, grad), _shaped(g_dropped, grad)
+    return _shaped(torch.mm(g_a, A).addmm_(g, W) if for_x else None, grad), None
 
 
-def _stretched(g: Tensor, c: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
-    """Two factors of (g * c) W, g (N, k), c (k,), W (k, d): the smaller one takes c."""
-    return (g * c, W) if len(g) < W.shape[1] else (g, c.unsqueeze(1) * W)
+def _stretch(m: Tensor, norm: Tensor) -> Tensor:
+    """m / norm in m's dtype; 1 for a row of zeros."""
+    return torch.where(norm > 0, m / norm, 1).to(m.dtype)
 
 
-def _shaped(rows: Tensor | None, shape: torch.Size) -> Tensor | None:
-    return None if rows is None else rows.view(shape)
+def _stretched(g: Tensor, c: Tensor, W: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
+    """Two factors of (g * c) W, g (N, k), c (k,), W (k, d): the smaller one takes c, in scratch (N, k)."""
+    if len(g) < W.shape[1]:
+        return torch.mul(g, c, out=scratch), W
+    return g, torch.mul(c.unsqueeze(1), W, out=scratch.as_strided(W.shape, W.stride()))
+
+
+def _shaped(rows: Tensor | None, grad: Tensor) -> Tensor | None:
+    """(N, d) as (..., d), for a gradient (..., k)."""
+    return None if rows is None else rows.view(*grad.shape[:-1], -1)

@@ -82,7 +82,8 @@ class VeRA(Adapter):
         """x: (..., in); returns (..., out)."""
         if fused.usable(self, x, self.vera_lambda_d, self.vera_lambda_b):
             branch, vectors = dropped(self.dropout, x), (self.vera_lambda_d, self.vera_lambda_b)
-            return fused.VeRAStep.apply(x, branch, self.base_layer, *self.slices(), *vectors)
+            frozen = weight_view(self.base_layer), self.bias
+            return fused.VeRAStep.apply(x, branch, *frozen, *self.slices(), *vectors)
         h = self.base_layer(x)  # (..., out)
         if self.merged:
             return h
