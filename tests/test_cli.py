@@ -17,6 +17,7 @@ import torch
 
 from lora_course import assets, cli, doctor
 from lora_course.assets import AssetError, AssetStatus
+from lora_course.cli import common, start
 from lora_course.doctor import Finding
 
 NOTEBOOK = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
@@ -36,7 +37,7 @@ def course(tmp_path, monkeypatch):
 def started(monkeypatch):
     """Holds the commands that would have been handed over to, with their environments."""
     calls = []
-    monkeypatch.setattr(cli, "_hand_over_to", lambda command, environment: calls.append((command, environment)) or 0)
+    monkeypatch.setattr(start, "_hand_over_to", lambda command, environment: calls.append((command, environment)) or 0)
     return calls
 
 
@@ -106,20 +107,20 @@ def test_fetch_says_what_went_wrong_on_stderr(monkeypatch, capsys):
 
 
 def test_lab_command():
-    plain = cli.lab_command(Path("/the course"), browser=True, port=None, as_root=False)
+    plain = start.lab_command(Path("/the course"), browser=True, port=None, as_root=False)
     assert plain[:4] == [sys.executable, "-P", "-m", "jupyterlab"]
     assert f"--ServerApp.root_dir={Path('/the course')}" in plain
     assert "--LabApp.default_url=/lab/tree/notebooks/00_start.ipynb" in plain
     assert not {"--no-browser", "--allow-root"} & set(plain) and "port" not in " ".join(plain)
-    full = cli.lab_command(Path("/x"), browser=False, port=8899, as_root=True)
+    full = start.lab_command(Path("/x"), browser=False, port=8899, as_root=True)
     assert {"--no-browser", "--allow-root", "--ServerApp.port=8899", "--ServerApp.port_retries=0"} <= set(full)
 
 
 def test_lab_keeps_the_users_settings_before_ours():
     before = {"JUPYTER_CONFIG_PATH": "/mine", "OTHER": "1"}
-    ours = str(cli.JUPYTER_SETTINGS)
-    assert cli.lab_environment(before) == {"JUPYTER_CONFIG_PATH": f"/mine{os.pathsep}{ours}", "OTHER": "1"}
-    assert cli.lab_environment({}) == {"JUPYTER_CONFIG_PATH": ours}
+    ours = str(start.JUPYTER_SETTINGS)
+    assert start.lab_environment(before) == {"JUPYTER_CONFIG_PATH": f"/mine{os.pathsep}{ours}", "OTHER": "1"}
+    assert start.lab_environment({}) == {"JUPYTER_CONFIG_PATH": ours}
     assert before["JUPYTER_CONFIG_PATH"] == "/mine"
 
 
@@ -152,22 +153,22 @@ def test_lab_opens_although_fetching_failed_and_names_the_lessons(course, starte
 
 def test_every_asset_has_a_loader_that_lessons_call():
     names = {status.name for status in assets.asset_status()}
-    assert set(cli.LOADERS) == names
-    assert all(callable(getattr(assets, call.removesuffix("("))) for call in cli.LOADERS.values())
+    assert set(start.LOADERS) == names
+    assert all(callable(getattr(assets, call.removesuffix("("))) for call in start.LOADERS.values())
 
 
 def test_lab_without_notebooks_says_where_they_are(tmp_path, monkeypatch, started, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "site-packages" / "lora_course" / "cli.py"))
+    monkeypatch.setattr(common, "PACKAGE", tmp_path / "site-packages" / "lora_course")
     assert cli.main(["lab", "--skip-fetch"]) == 1
     assert not started
     assert "run this command in the clone's folder" in capsys.readouterr().err
 
 
 def test_the_current_folder_comes_before_the_checkout(course, tmp_path, monkeypatch):
-    assert cli.course_folder(cli.START) == course
+    assert common.course_folder(start.START) == course
     monkeypatch.chdir(tmp_path / "notebooks")
-    assert cli.course_folder(Path("lora_course")) == Path(cli.__file__).resolve().parents[1]
+    assert common.course_folder(Path("lora_course")) == common.PACKAGE.parent
 
 
 def test_waiting_survives_ctrl_c():
@@ -180,7 +181,7 @@ def test_waiting_survives_ctrl_c():
                 raise answer
             return answer
 
-    assert cli.wait_for(Child()) == 3
+    assert start.wait_for(Child()) == 3
 
 
 @pytest.mark.skipif(os.name == "nt", reason="ends the server with SIGINT as a terminal does, which Windows cannot")

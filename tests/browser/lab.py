@@ -19,7 +19,7 @@ from pathlib import Path
 
 import nbformat
 
-from lora_course.cli import lab_command, lab_environment
+from lora_course.cli.start import lab_command, lab_environment
 
 ROOT = Path(__file__).parents[2]
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
