@@ -24,6 +24,9 @@
 #
 # Under each exercise there are three hints, from a nudge to an outline. Open them one at a time. Solutions lie in the
 # `solutions/` folder, and looking is allowed: typing it in yourself afterwards is what teaches.
+#
+# `Mem` in the bar at the bottom is what JupyterLab and all your open notebooks hold at the moment. When you are through with a lesson, *Kernel,
+# Shut Down Kernel* gives its share back.
 
 # %%
 import math
