@@ -550,7 +550,7 @@ from lora_course.training.sentiment import train_sentiment
 splits = load_reviews("rotten_tomatoes")
 splits["train"] = splits["train"].select(range(by_profile(smoke=32, cpu=640, full=6528)))
 splits["validation"] = splits["validation"].select(range(by_profile(smoke=16, cpu=100, full=500)))
-splits["test"] = splits["test"].select(range(by_profile(smoke=32, cpu=1000, full=1500)))
+splits["test"] = splits["test"].select(range(by_profile(smoke=32, cpu=500, full=1500)))
 SEEDS = range(by_profile(smoke=1, cpu=3, full=5))
 
 
