@@ -51,7 +51,7 @@ def usable(layer: Adapter, x: Tensor, *own: Tensor) -> bool:
     layer of one dtype, or where somebody must see inside: hooks on the base; torch.compile, which fuses by itself;
     autocast, which chooses a dtype for each operation; torch.func, which differentiates in ways of its own.
     """
-    if not (layer.training and torch.is_grad_enabled() and fused_is_on()) or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not (layer.training and torch.is_grad_enabled() and fused_is_on()):
         return False
     base, dtype, device = layer.base_layer, x.dtype, x.device
     if layer.merged or type(base).__name__ not in ("Linear", "Conv1D") or torch._C._are_functorch_transforms_active():
