@@ -102,7 +102,7 @@ def test_lesson_00(page, address):
     lab.wait_for_kernel(page)
     assert page.url.startswith(f"{address}/lab/tree/notebooks/00_start.ipynb")
     assert page.locator(".lm-DockPanel .lm-TabBar-tab").all_inner_texts() == ["00_start.ipynb"]
-    page.locator("#jp-main-statusbar", has_text=re.compile(r"Mem: [\d.]+ [MG]B")).wait_for()
+    page.locator("#jp-main-statusbar", has_text=re.compile(r"Mem:\s+[\d.]+ [MG]B")).wait_for()
     lab.run_all(page)
     course_map = lab.widget(page, "Export to")
     before = lab.shown(course_map)
