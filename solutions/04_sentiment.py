@@ -444,7 +444,7 @@ for one, other in (("full", "LoRA r=8"), ("LoRA, more budget", "LoRA r=8")):
 # tell. What is *not* in doubt is the third column of costs: the optimizer's state, and the size of what you save and ship. The seconds differ
 # far less than the parameters do, since the forward pass is the same and the backward pass still walks through every layer.
 #
-# What R-Drop and more passes bring full fine-tuning is for you to measure, if you have ten minutes or a GPU: give `fine_tune` the budget of the first run.
+# What R-Drop and more passes bring full fine-tuning is for you to measure, if you have the time or a GPU: give `fine_tune` the budget of the first run.
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.6))

@@ -44,16 +44,13 @@ class DoRA(LoRA):
         wide = torch.promote_types(W.dtype, torch.float32)
         C = (W @ A.T.to(W.dtype)).to(wide)  # (out, r)
         A, B = A.to(wide), B.to(wide)
-        # ||W + s B A||^2 - ||W||^2 = s (2 C + s B A A^T) * B, summed over the rank
-        change = torch.addmm(C, B, A @ A.T, beta=2, alpha=s).mul_(B).sum(1)  # (out,)
-        squares = torch.linalg.vector_norm(W, dim=1, dtype=wide).square_()
-        return squares.add_(change, alpha=s).clamp_min_(0).sqrt_()
+        squares = torch.linalg.vector_norm(W, dim=1, dtype=wide).square()  # (out,)
+        squares = squares + 2 * s * (C * B).sum(1) + s**2 * ((B @ (A @ A.T)) * B).sum(1)
+        return squares.clamp_min(0).sqrt()
 
     def stretch(self) -> Tensor:
         """m / ||V||, (out,), with a gradient for m alone, in float32 or better. 1 for a row of zeros."""
-        norm = self.row_norm()
-        m = self.lora_magnitude_vector.to(norm.dtype)
-        return torch.where(norm > 0, m / torch.where(norm > 0, norm, 1), 1)
+        return fused.stretch(self.lora_magnitude_vector, self.row_norm())
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in), or token ids (...) on an embedding; returns (..., out)."""

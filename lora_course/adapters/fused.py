@@ -114,7 +114,7 @@ class DoRAStep(torch.autograd.Function):
         s: float,
     ) -> Tensor:
         """As LoRAStep; m: (k,), trained; norm: (k,), ||V||, which counts as a constant. c is m / norm."""
-        c = _stretch(m, norm)
+        c = stretch(m, norm).to(m.dtype)
         x2, branch = _rows(x, dropped)
         a = torch.mm(A, branch.T).mul_(s)  # (r, N)
         t = torch.mm(a.T, B.T).addmm_(branch, W.T)  # (N, k)
@@ -130,7 +130,7 @@ class DoRAStep(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         branch, a, t, A, B, m, norm, W = ctx.saved_tensors
-        c = _stretch(m, norm)
+        c = stretch(m, norm).to(m.dtype)
         g = grad.reshape(-1, grad.shape[-1]).contiguous()  # (N, k)
         g_B = torch.mm(a, g).mul_(c).T  # (k, r), for g_t = g * c
         g_a = torch.mm(g, c.unsqueeze(1) * B).mul_(ctx.s)  # (N, r)
@@ -205,9 +205,9 @@ def _input_gradients(
     return _shaped(torch.mm(g_a, A).addmm_(g, W) if for_x else None, grad), None
 
 
-def _stretch(m: Tensor, norm: Tensor) -> Tensor:
-    """m / norm in m's dtype; 1 for a row of zeros."""
-    return torch.where(norm > 0, m / norm, 1).to(m.dtype)
+def stretch(m: Tensor, norm: Tensor) -> Tensor:
+    """DoRA's m / norm, both (k,), in the wider of their dtypes; 1, with no gradient for m, for a row of zeros."""
+    return torch.where(norm > 0, m / torch.where(norm > 0, norm, 1), 1)
 
 
 def _stretched(g: Tensor, c: Tensor, W: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
