@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from lora_course.cli.common import Command, problem, whole
@@ -23,10 +24,10 @@ def register(command: Command) -> None:
         "  lora-course bench overhead     what adapters add to a step, ours beside PEFT's (some ten minutes)",
     )
     kinds = added.add_subparsers(dest="what", required=True, metavar="WHAT")
-    added = kinds.add_parser(
+    kind = partial(kinds.add_parser, formatter_class=argparse.RawDescriptionHelpFormatter)
+    added = kind(
         "methods",
         help="every method on the same fine-tuning task",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Every method fine-tunes the packaged encoder on the same Rotten Tomatoes sentences, with several\n"
         "seeds. Writes results.csv, results.json, report.md and frontier.png. Ctrl-C loses what was being done and\n"
         "nothing else: the same command goes on.\n\n"
@@ -39,19 +40,17 @@ def register(command: Command) -> None:
     added.add_argument("--targets", nargs="+", default=[], metavar="NAME", help="all, attention, query-value, mlp")
     added.add_argument("--rates", nargs="+", type=float, default=[], metavar="LR", help="learning rates")
     _bench_arguments(added, Path("benchmark"), train=1000)
-    added = kinds.add_parser(
+    added = kind(
         "claims",
         help="what is said of LoRA, asked again in small",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Learning rates of LoRA and of full fine-tuning, attention against MLP, LoRA+'s ratio, the rank:\n"
         "short runs of the packaged encoder with several seeds, and a verdict on each claim. Writes claims.md and a\n"
         "figure for each, and what `bench methods` writes. Ctrl-C loses the run in progress and no other.",
     )
     _bench_arguments(added, Path("benchmark-claims"), train=640)
-    added = kinds.add_parser(
+    added = kind(
         "overhead",
         help="what adapters add to a training step, ours beside PEFT's",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Time and bytes of a training step with LoRA, LoRA-FA, DoRA and VeRA on three layers, the\n"
         "packaged encoder and the packaged language model, beside PEFT's and the frozen model's. Leave the machine\n"
         "alone meanwhile. Writes its section of BENCHMARKS.md.",
