@@ -229,8 +229,8 @@ for name, n_in, n_out in [
 
 # %%
 reviews = load_reviews("rotten_tomatoes")
-SENTENCES = by_profile(smoke=64, cpu=1200, full=6000)
-TESTED = by_profile(smoke=64, cpu=1000, full=1500)
+SENTENCES = by_profile(smoke=32, cpu=1200, full=6000)
+TESTED = by_profile(smoke=32, cpu=500, full=1500)
 seed_everything(0)
 frozen, tokenizer = load_encoder("packaged", base_dropout=0.0)
 frozen.to(device)

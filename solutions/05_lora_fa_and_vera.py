@@ -527,9 +527,9 @@ from lora_course.training.config import TrainingConfig
 from lora_course.training.sentiment import tokenize_reviews, train_sentiment
 
 splits = load_reviews("rotten_tomatoes")
-splits["train"] = splits["train"].select(range(by_profile(smoke=64, cpu=1600, full=6528)))
-splits["validation"] = splits["validation"].select(range(by_profile(smoke=32, cpu=500, full=500)))
-splits["test"] = splits["test"].select(range(by_profile(smoke=64, cpu=1500, full=1500)))
+splits["train"] = splits["train"].select(range(by_profile(smoke=32, cpu=1200, full=6528)))
+splits["validation"] = splits["validation"].select(range(by_profile(smoke=16, cpu=100, full=500)))
+splits["test"] = splits["test"].select(range(by_profile(smoke=32, cpu=750, full=1500)))
 
 
 def adapted(method: str | None, rank: int = 8):

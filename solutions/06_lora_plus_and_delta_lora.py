@@ -534,7 +534,7 @@ plt.show()
 #
 # ## The real run
 #
-# The packaged encoder, all of its query, key, value and dense layers, Rotten Tomatoes. Five rows: LoRA+ at ratios 1 (that is plain LoRA), 4 and 16, with
+# The packaged encoder, all of its query, key, value and dense layers, Rotten Tomatoes. Four rows: LoRA+ at ratios 1 (that is plain LoRA) and 16, with
 # *your* groups; Delta-LoRA with the package's `DeltaUpdate`, which hooks onto the optimizer; and, to test what you have just proved, LoRA
 # with $\alpha' = 24$. Several seeds each. For each ratio, learning rates a
 # factor of about three apart were tried beforehand on the *validation* split, with one seed, until the best had a worse one on either side. The last
@@ -586,7 +586,6 @@ def run(name, lr, ratio=1.0, method="lora", rank=8, alpha=16, seed=0, data=split
 # %%
 rows = {
     "LoRA": dict(lr=3e-3),
-    "LoRA+ ratio 4": dict(lr=1e-3, ratio=4.0),
     "LoRA+ ratio 16": dict(lr=3e-4, ratio=16.0),
     "Delta-LoRA λ=0.5": dict(lr=3e-3, method="delta_lora"),
     "LoRA α=24": dict(lr=3e-3, alpha=24),
@@ -645,10 +644,10 @@ plt.show()
 # the training losses differ by what rounding and $\varepsilon$ make of 40 steps. You proved it on paper, then in float64, then on a real model. Whether 24 is a better
 # $\alpha$ than 16 is an ordinary question of tuning; three seeds show no difference here.
 #
-# **LoRA+** is not settled, and it did not win. Its means lie *below* plain LoRA's, but look at the dots: in both LoRA+ rows the seeds lie further apart
+# **LoRA+** is not settled, and it did not win. Its mean lies *below* plain LoRA's, but look at the dots: the seeds of LoRA+ lie further apart
 # than the means of any two rows, and each rate was chosen with a single seed. Forty steps on a model 384 wide are not what the method is made
 # for; its abstract reports 1 to 2 % better results and up to twice the speed, on larger models and longer runs. There is a lesson in the second
-# column all the same: once tuned, B learns at nearly the *same* rate in all three rows. What the ratio then changes is A, which got slower. So a
+# column all the same: once tuned, B learns at nearly the *same* rate in both. What the ratio then changes is A, which got slower. So a
 # comparison at one fixed lr would mostly have compared learning rates of B. If you try LoRA+, tune lr for each ratio, and use several
 # seeds before you believe either of us.
 #

@@ -39,15 +39,15 @@ BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 device = choose_device()
 settings = by_profile(
     smoke=dict(
-        model="packaged", train=32, epochs=1, lr=2e-3, test=6, judge=64, written=4, new=8, repeats=1
+        model="packaged", train=16, epochs=1, lr=2e-3, test=6, judge=32, written=4, new=8, repeats=1
     ),
     cpu=dict(
         model="packaged",
-        train=960,
+        train=720,
         epochs=1,
         lr=2e-3,
         test=120,
-        judge=2000,
+        judge=1500,
         written=60,
         new=28,
         repeats=3,

@@ -596,7 +596,7 @@ print(f"    frozen weights: {in_base:,} numbers, {in_base * (32 - bits_a_weight(
 # %%
 settings = by_profile(
     smoke=dict(train=16, test=8),
-    cpu=dict(train=200, test=64),
+    cpu=dict(train=144, test=48),
     full=dict(train=6000, test=1500),
 )
 TRAINING = TrainingConfig(epochs=1, batch_size=8, learning_rate=1e-3, seed=0)

@@ -281,9 +281,9 @@ from lora_course.experiments.recipes import configuration
 settings = Settings(
     train=by_profile(smoke=16, cpu=320, full=6400),
     validation=by_profile(smoke=8, cpu=64, full=500),
-    test=by_profile(smoke=16, cpu=400, full=1500),
+    test=by_profile(smoke=16, cpu=256, full=1500),
     batch_size=by_profile(smoke=8, cpu=8, full=32),
-    rounds=by_profile(smoke=2, cpu=12, full=30),
+    rounds=by_profile(smoke=2, cpu=8, full=30),
 )
 chosen = [configuration(method) for method in ("full", "lora", "lora_fa", "ia3")]
 seeds = range(by_profile(smoke=2, cpu=3, full=5))

@@ -53,8 +53,8 @@ MIB, GIB = 2**20, 2**30
 SEED = 0
 device = choose_device()
 settings = by_profile(
-    smoke=dict(model="packaged", data="rotten_tomatoes", train=64, practice=80, small=30, test=60, length=64, budget=256 * MIB),
-    cpu=dict(model="packaged", data="rotten_tomatoes", train=1600, practice=1000, small=150, test=1500, length=64, budget=256 * MIB),
+    smoke=dict(model="packaged", data="rotten_tomatoes", train=32, practice=40, small=20, test=40, length=64, budget=256 * MIB),
+    cpu=dict(model="packaged", data="rotten_tomatoes", train=1200, practice=1000, small=150, test=1500, length=64, budget=256 * MIB),
     full=dict(model="bert-base-uncased", data="stanfordnlp/imdb", train=15000, practice=2000, small=150, test=10000, length=512, budget=10 * GIB),
 )
 BATCH, LENGTH, BUDGET = 16, settings["length"], settings["budget"]

@@ -40,7 +40,7 @@ VALUES = torch.tensor(
     ]
 )
 PAIRS = torch.stack([VALUES.repeat_interleave(16), VALUES.repeat(16)], dim=1)  # (256, 2): both halves of each byte
-CHUNK = 2**18  # entries dequantized at a time, 1 MiB: they stay in the processor's cache between two passes
+CHUNK = 2**19  # entries dequantized at a time, 2 MiB: they stay in the processor's cache between two passes
 
 
 @dataclass(frozen=True)
@@ -106,18 +106,19 @@ def _in_chunks(codes: Tensor, absmax: Tensor, block: int, dtype: torch.dtype) ->
     """The same numbers, fast on a CPU: (n,) in `dtype`, for n > 0 a multiple of `block`.
 
     Both values of a byte are copied as one 64-bit word out of a table of 256, and multiplied while they are in the
-    cache: memory is written once.
+    cache: memory is written once. A row is a block, since `gather` shares rows between threads.
     """
-    words = PAIRS.view(torch.int64).view(-1)  # (256,)
+    words = PAIRS.view(torch.float64).view(1, -1)  # (1, 256), only ever copied
     out = torch.empty(2 * codes.numel(), dtype=dtype)
-    rows = max(1, CHUNK // block)  # blocks at a time
-    index = torch.empty(min(rows * block // 2, codes.numel()), dtype=torch.int32)
-    product = None if dtype == torch.float32 else torch.empty(2 * index.numel())
-    parts = codes.split(rows * block // 2), absmax.unsqueeze(1).split(rows), out.split(rows * block)
+    rows = min(max(1, CHUNK // block), len(absmax))  # at a time
+    index = torch.empty(rows, block // 2, dtype=torch.int64)
+    product = None if dtype == torch.float32 else torch.empty(rows, block)
+    parts = codes.view(-1, block // 2).split(rows), absmax.unsqueeze(1).split(rows), out.view(-1, block).split(rows)
     for packed, scale, here in zip(*parts, strict=True):
-        values = here if product is None else product[: here.numel()]
-        torch.index_select(words, 0, index[: packed.numel()].copy_(packed), out=values.view(torch.int64))
-        values.view(-1, block).mul_(scale)
+        n = len(packed)
+        values = here if product is None else product[:n]
+        torch.gather(words.expand(n, -1), 1, index[:n].copy_(packed), out=values.view(torch.float64))
+        values.mul_(scale)
         if product is not None:
-            here.copy_(product[: here.numel()])
+            here.copy_(values)
     return out

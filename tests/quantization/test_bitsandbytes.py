@@ -5,6 +5,7 @@ import torch
 
 from lora_course.quantization import dequantize_int8, dequantize_nf4, quantize_int8, quantize_nf4
 from lora_course.quantization.double_quantization import dequantize_absmax, quantize_absmax
+from lora_course.quantization.nf4 import VALUES
 
 pytest.importorskip(
     "bitsandbytes", reason="bitsandbytes is not installed: it is only an oracle (pip install bitsandbytes)"
@@ -33,6 +34,17 @@ def test_nf4(shape, dtype, block):
     if shape[1] % block == 0:  # in other rows bitsandbytes 0.50.2 takes the absmax of a wrong block on the CPU
         back = theirs.dequantize_4bit(packed, state)
         assert back.dtype == dtype and torch.equal(dequantize_nf4(q), back)
+
+
+def test_nf4_halfway_between_two_values():
+    """At each midpoint of the table and one float32 to either side, where another way to round shows."""
+    middle = (VALUES[:-1] + VALUES[1:]) / 2
+    infinity = torch.full_like(middle, torch.inf)
+    near = torch.stack([middle.nextafter(-infinity), middle, middle.nextafter(infinity)])  # (3, 15)
+    for scale in (1.0, 2.1496641635894775, 0.0217):  # the absmax of the block, its last entry
+        W = torch.cat([near.view(-1) * scale, torch.full((19,), scale)])  # (64,)
+        packed, _ = theirs.quantize_4bit(W, blocksize=64, quant_type="nf4", compress_statistics=False)
+        assert torch.equal(quantize_nf4(W).codes, packed.view(-1))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
