@@ -231,7 +231,7 @@ print(
 # First, how good is the **untouched** model, with its head still random?
 
 # %%
-test = splits["test"].select(range(by_profile(smoke=32, cpu=1500, full=1500)))
+test = splits["test"].select(range(by_profile(smoke=64, cpu=1500, full=1500)))
 before = evaluate_sentiment(untouched, tokenizer, test)
 print(before)
 
@@ -253,7 +253,7 @@ parameter_report(model)
 # classes is ln 2 ≈ 0.69.
 
 # %%
-SENTENCES = by_profile(smoke=32, cpu=4000, full=6528)
+SENTENCES = by_profile(smoke=64, cpu=4000, full=6528)
 splits["train"] = splits["train"].select(range(SENTENCES))
 splits["test"] = test
 history, after = train_sentiment(

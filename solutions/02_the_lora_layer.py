@@ -409,10 +409,10 @@ assert all(isinstance(adapter, LoRALinear) for adapter in adapters(model).values
 parameter_report(model)
 
 # %%
-REVIEWS = by_profile(smoke=32, cpu=1200, full=6000)
+REVIEWS = by_profile(smoke=64, cpu=1200, full=6000)
 splits = load_reviews("rotten_tomatoes")
 splits["train"] = splits["train"].select(range(REVIEWS))
-splits["test"] = splits["test"].select(range(by_profile(smoke=32, cpu=500, full=1000)))
+splits["test"] = splits["test"].select(range(by_profile(smoke=64, cpu=500, full=1000)))
 history, result = train_sentiment(
     model,
     tokenizer,

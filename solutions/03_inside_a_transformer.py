@@ -561,9 +561,9 @@ for choice, suffixes in CHOICES.items():
 
 # %%
 splits = load_reviews("rotten_tomatoes")
-splits["train"] = splits["train"].select(range(by_profile(smoke=32, cpu=640, full=6000)))
+splits["train"] = splits["train"].select(range(by_profile(smoke=48, cpu=800, full=6000)))
 splits["validation"] = splits["validation"].select(range(32))
-splits["test"] = splits["test"].select(range(by_profile(smoke=32, cpu=500, full=1500)))
+splits["test"] = splits["test"].select(range(by_profile(smoke=64, cpu=500, full=1500)))
 SEEDS = by_profile(smoke=[0], cpu=[0, 1, 2], full=[0, 1, 2, 3, 4])
 
 

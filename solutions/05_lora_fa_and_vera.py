@@ -648,12 +648,11 @@ fig.tight_layout()
 plt.show()
 
 # %% [markdown]
-# Read it soberly. In the run saved with this lesson LoRA comes out first, LoRA-FA a little behind it with both of its optimizers, VeRA last.
-# But look at the bars. The gaps of LoRA-FA are smaller than two standard errors, and VeRA's is about as large: with one seed and this
-# many sentences that is a hint, not a finding. (Both runs answer the same sentences, so these errors are on the careful side.)
-# The hint agrees with a much larger comparison, PEFT's own on MetaMathQA with Llama-3.2-3B, where each method has settings of its own: test
-# accuracy .478 for LoRA on query and value, .404 for LoRA-FA, .354 for VeRA. Freezing costs something; expect to lose a little accuracy, and
-# measure how much on your task.
+# Read it soberly. In the run saved with this lesson all four lie within two standard errors of one another: one seed and this many sentences
+# show no order at all, and whichever dot is furthest right, another seed may put it last. (All runs answer the same sentences, so these errors
+# are on the careful side.) A much larger comparison does show one, PEFT's own on MetaMathQA with Llama-3.2-3B, where each method has settings of
+# its own: test accuracy .478 for LoRA on query and value, .404 for LoRA-FA, .354 for VeRA. So freezing can cost something, and a small
+# test may not notice. Measure how much on your task.
 #
 # Our prediction held: at this width the two optimizers of LoRA-FA end up close together, closer than one seed could tell apart.
 #

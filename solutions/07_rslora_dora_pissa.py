@@ -486,9 +486,9 @@ RATES = {"lora": 2e-3, "rslora": 2e-3, "dora": 2e-3, "pissa": 5e-4}
 MINE = {"dora": MyDoRA, "pissa": MyPiSSA}
 splits = load_reviews("rotten_tomatoes")
 for split, sizes in {
-    "train": dict(smoke=32, cpu=720, full=6000),
-    "validation": dict(smoke=16, cpu=100, full=500),
-    "test": dict(smoke=32, cpu=500, full=1000),
+    "train": dict(smoke=32, cpu=960, full=6000),
+    "validation": dict(smoke=32, cpu=200, full=500),
+    "test": dict(smoke=64, cpu=500, full=1000),
 }.items():
     splits[split] = splits[split].select(range(by_profile(**sizes)))
 

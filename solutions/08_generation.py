@@ -46,9 +46,9 @@ settings = by_profile(
         train=720,
         epochs=1,
         lr=2e-3,
-        test=120,
+        test=96,
         judge=1500,
-        written=60,
+        written=40,
         new=28,
         repeats=3,
     ),
@@ -350,7 +350,7 @@ def gain(prompts, reviews):
 
 
 PROMPTS = ("Rating: terrible. Review:", "Rating: wonderful. Review:")
-choosing = splits["validation"].select(range(by_profile(smoke=4, cpu=60, full=500)))
+choosing = splits["validation"].select(range(by_profile(smoke=4, cpu=48, full=500)))
 print(
     f"{len(choosing)} validation reviews, {type(model).__name__}, not trained, {describe_device(device)}"
 )
@@ -458,7 +458,7 @@ for label in (1, 0):
 #
 # ## Choosing the next token
 #
-# How were these words chosen? Greedily taking the likeliest token each time would give the same review sixty times. So we *draw*, but not blindly.
+# How were these words chosen? Greedily taking the likeliest token each time would give the same review forty times. So we *draw*, but not blindly.
 #
 # - **Temperature** T divides the logits before the softmax. Below 1 the likely become likelier, above 1 all come closer together.
 # - **Top p** (Holtzman et al. 2019) then keeps the smallest set of likeliest tokens that holds at least p of the probability, and draws from those. It cuts off the long tail: thousands of tokens that are each improbable and
@@ -741,7 +741,7 @@ compare("few-shot", "after")
 # **Both directions count.** "So many of its positive reviews are positive" alone is half a claim: a model that is always cheerful earns it without listening.
 #
 # **Steering is not style.** Before the fine-tune, the model followed the label already, because we chose words that it knew; it just did not write film reviews. What the fine-tune bought is in the perplexity. Whether it also listens better to the label is what
-# the last lines say, and where they say "not more than chance may give", it is not shown. With 120 texts a difference must be above 0.11 or so to be clear.
+# the last lines say, and where they say "not more than chance may give", it is not shown. With 80 texts a difference must be above 0.14 or so to be clear.
 #
 # **The judge has seen the same data set.** It likes what sounds like Rotten Tomatoes. A text about something else gets a verdict all the same.
 #

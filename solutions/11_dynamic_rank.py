@@ -639,9 +639,9 @@ from lora_course.training.sentiment import evaluate_sentiment, train_sentiment
 TARGETS = ["query", "key", "value", "output.dense", "intermediate.dense"]
 splits = load_reviews("rotten_tomatoes")
 for split, sizes in {
-    "train": dict(smoke=64, cpu=720, full=6000),
-    "validation": dict(smoke=16, cpu=100, full=500),
-    "test": dict(smoke=32, cpu=500, full=1000),
+    "train": dict(smoke=128, cpu=960, full=6000),
+    "validation": dict(smoke=32, cpu=200, full=500),
+    "test": dict(smoke=64, cpu=500, full=1000),
 }.items():
     splits[split] = splits[split].select(range(by_profile(**sizes)))
 

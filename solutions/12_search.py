@@ -417,7 +417,7 @@ plan = Plan(
     max_length=48,
     seed=0,
 )
-TRIALS = by_profile(smoke=3, cpu=12, full=60)
+TRIALS = by_profile(smoke=3, cpu=16, full=60)
 TEST = by_profile(smoke=32, cpu=500, full=1500)
 splits = load_reviews(plan.data)
 for name, choices in vars(plan.space).items():

@@ -283,7 +283,7 @@ settings = Settings(
     validation=by_profile(smoke=8, cpu=64, full=500),
     test=by_profile(smoke=16, cpu=256, full=1500),
     batch_size=by_profile(smoke=8, cpu=8, full=32),
-    rounds=by_profile(smoke=2, cpu=8, full=30),
+    rounds=by_profile(smoke=1, cpu=8, full=30),
 )
 chosen = [configuration(method) for method in ("full", "lora", "lora_fa", "ia3")]
 seeds = range(by_profile(smoke=2, cpu=3, full=5))

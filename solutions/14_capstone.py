@@ -66,8 +66,8 @@ print(f"profile {current_profile()}: {settings}")
 #
 # Here is the assignment. Somebody wants to know whether a review is kind, and gives you a machine with a fixed amount of memory for the training step: weights,
 # gradients, optimizer and everything that backward needs. You choose the method. Lesson 09 taught you what a step keeps, so you need no trial and error: `plan`
-# runs the model's own code on tensors without contents and counts. The second step is dearer than the first, because the optimizer's state is there from the
-# beginning; what must fit is the later one.
+# runs the model's own code on tensors without contents and counts. It speaks of the second step and all after it, which are dearer than the first, because the
+# optimizer's state is there from the beginning.
 
 # %%
 seed_everything(SEED)
@@ -75,15 +75,9 @@ untouched, tokenizer = load_encoder(settings["model"], base_dropout=0.0)
 architecture = untouched.config
 
 
-def later_peak(step) -> int:
-    """The most bytes alive in the second step and all after it (lesson 09)."""
-    passes = max(step.phase_peaks["forward"], step.phase_peaks["backward"])
-    return max(passes + step.optimizer_state, step.phase_peaks["optimizer step"])
-
-
 def needs(adapter: AdapterConfig | None, batch: int = BATCH, **more) -> int:
     """Bytes that a training step of our encoder needs."""
-    return later_peak(plan(architecture, adapter, batch=batch, sequence=LENGTH, **more))
+    return plan(architecture, adapter, batch=batch, sequence=LENGTH, **more).peak
 
 
 def everywhere(rank: int, method: str = "lora") -> AdapterConfig:
@@ -186,7 +180,7 @@ card = 24 * GIB
 
 
 def llama(batch: int, **how) -> int:
-    return later_peak(plan("llama-3-8b", AdapterConfig(rank=16), batch=batch, sequence=1024, dtype=torch.bfloat16, **how))
+    return plan("llama-3-8b", AdapterConfig(rank=16), batch=batch, sequence=1024, dtype=torch.bfloat16, **how).peak
 
 
 four_bits = dict(quantization="nf4-double", adapter_dtype=torch.float32)
@@ -212,7 +206,7 @@ ids = torch.ones(BATCH, LENGTH, dtype=torch.long)
 mask = torch.ones_like(ids)
 mask[0, -1] = 0  # one token of padding, so that the model builds its mask
 batch = {"input_ids": ids, "attention_mask": mask, "labels": torch.ones(BATCH, dtype=torch.long)}
-weighed = later_peak(measure(model, {name: t.to(device) for name, t in batch.items()}))
+weighed = measure(model, {name: t.to(device) for name, t in batch.items()}).peak
 planned = needs(everywhere(8))
 print(f"planned {planned / MIB:.2f} MiB, weighed {weighed / MIB:.2f} MiB, off by {abs(planned - weighed) / weighed:.2%}")
 parameter_report(model)

@@ -1,11 +1,13 @@
-"""The memory of one training step, measured while it runs: forward, backward, optimizer step.
+"""The memory of a training step, measured while it runs: forward, backward, optimizer step.
 
     parameters, buffers     the model's own; a storage that two tensors share counts once
     gradients               what backward left in .grad
-    optimizer state         what the optimizer keeps after its first step
+    optimizer state         what the optimizer keeps from one step to the next
     saved for backward      what autograd holds at the end of the forward pass, weights excluded (saved.py)
     peak                    the most bytes of tensors alive at any moment, weights and batch included (live.py)
-The sizes of tensors are exact, on the CPU as on a GPU. On a GPU the allocator's own peak stands beside ours.
+It is the second step, or any later one: in the first, forward and backward still do without the optimizer's state,
+which flatters the peak. The sizes of tensors are exact, on the CPU as on a GPU; there the allocator's own peak stands
+beside ours.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from lora_course.tables import html_table, in_units, text_table
 
 @dataclass(frozen=True, repr=False)
 class StepMemory:
-    """Bytes of one training step.
+    """Bytes of a training step, the optimizer's state being there from the start.
 
     saved_by_module: module name -> bytes, for the module that saved a storage first.
     phase_peaks: the most bytes alive during "forward", "backward" and "optimizer step".
@@ -76,7 +78,7 @@ class StepMemory:
 
     def _table(self) -> list[tuple[str, str, str]]:
         cells = [(name, in_units(size), f"{size:,}") for name, size in self.rows()]
-        return [(f"one training step, {self.device}", "", "bytes"), *cells]
+        return [(f"a training step, {self.device}", "", "bytes"), *cells]
 
     def __repr__(self) -> str:
         return text_table(self._table())
@@ -96,12 +98,13 @@ def measure(
     loss: Callable[[nn.Module, Any], Tensor] = model_loss,
     optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
 ) -> StepMemory:
-    """Take one training step and say what it needs. The model is left as it was found, but for .grad, which is None.
+    """Take a training step and say what it needs. The model is left as it was found, but for .grad, which is None.
 
     batch: what `loss` takes, on the model's device; its tensors are part of the peak.
     loss(model, batch) -> scalar, the model's own by default. For a layer alone:
         measure(layer, x, loss=lambda layer, x: layer(x).sum())
     optimizer(model) -> optimizer; AdamW over the trainable parameters by default, none where nothing is trainable.
+        Every trainable parameter is taken to have its state, also one that the loss does not reach.
 
     Modules stay in the mode they are in: call model.train() first if you want dropout. The step draws random numbers
     like any other and puts the generators back. Gradients are cleared first: an accumulation in progress is lost.
@@ -113,36 +116,38 @@ def measure(
     model.zero_grad(set_to_none=True)
     trained = [p for p in parameters if p.requires_grad]
     before = [p.detach().to("cpu", copy=True) for p in trained] if device.type != "meta" else []
-    saved = SavedTensors([*parameters, *buffers])
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    given = [t for t in tree_leaves(batch) if isinstance(t, Tensor)]
     weights = [*parameters, *buffers]
+    saved = SavedTensors(weights)
+    given = [t for t in tree_leaves(batch) if isinstance(t, Tensor)]
     generators = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=generators), LiveBytes([*weights, *given]) as live:
-        with saved.record(model):
-            value = loss(model, batch)
-        if not (isinstance(value, Tensor) and value.numel() == 1):
-            raise ValueError(f"the loss must be one number, got {_describe(value)}")
-        by_module = saved.by_module()
-        peaks = {"forward": live.peak_so_far()}
-        if value.requires_grad:
-            value.backward()
-        del value
-        peaks["backward"] = live.peak_so_far()
-        gradients = storage_bytes(p.grad for p in parameters if p.grad is not None)
-        state = 0
-        if trained:
-            stepper = (optimizer or default_optimizer)(model)
-            stepper.step()
-            state = storage_bytes(_state_tensors(stepper))
+    try:
+        with torch.random.fork_rng(devices=generators), LiveBytes([*weights, *given]) as live:
+            stepper = _with_state((optimizer or default_optimizer)(model), trained) if trained else None
+            state = storage_bytes(_state_tensors(stepper)) if stepper else 0
+            live.peak_so_far()
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            with saved.record(model):
+                value = loss(model, batch)
+            if not (isinstance(value, Tensor) and value.numel() == 1):
+                raise ValueError(f"the loss must be one number, got {_describe(value)}")
+            by_module = saved.by_module()
+            peaks = {"forward": live.peak_so_far()}
+            if value.requires_grad:
+                value.backward()
+            del value
+            peaks["backward"] = live.peak_so_far()
+            gradients = storage_bytes(p.grad for p in parameters if p.grad is not None)
+            if stepper:
+                stepper.step()
             del stepper
-        peaks["optimizer step"] = live.peak_so_far()
-    peak_of_allocator = allocator_peak(device)
-    with torch.no_grad():
-        for p, value in zip(trained, before, strict=False):
-            p.copy_(value)
-    model.zero_grad(set_to_none=True)
+            peaks["optimizer step"] = live.peak_so_far()
+        peak_of_allocator = allocator_peak(device)
+    finally:
+        with torch.no_grad():
+            for p, value in zip(trained, before, strict=False):
+                p.copy_(value)
+        model.zero_grad(set_to_none=True)
     own = storage_bytes(parameters)
     return StepMemory(
         parameters=own,
@@ -154,6 +159,15 @@ def measure(
         device=str(device),
         allocator_peak=peak_of_allocator,
     )
+
+
+def _with_state(optimizer: torch.optim.Optimizer, trained: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer after a step on gradients of zero, which makes the state that it keeps."""
+    for p in trained:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    optimizer.zero_grad()
+    return optimizer
 
 
 def default_optimizer(model: nn.Module) -> torch.optim.Optimizer:

@@ -65,7 +65,7 @@ class Situation:
 
 
 def plan(model: str | PretrainedConfig, adapter: AdapterConfig | None = None, **situation: Any) -> MemoryPlan:
-    """Predict the memory of one training step.
+    """Predict the memory of a training step, the second or any later one.
 
     model: a name in `lora_course.memory.models.MODELS`, or a transformers config (BERT-like: classification of two
         labels; all others: a causal language model).
