@@ -217,10 +217,10 @@ def test_inside_torch_transformers_the_adapters_are_used(kind):
         assert len(adapters(split)) == (8 if kind == "decoder" else 4)
         before = split(*args)
         for adapter in adapters(split).values():
-            nn.init.normal_(adapter.lora_B)
+            nn.init.normal_(adapter.lora_B, std=0.1)  # with much more, attention magnifies what rounding does
         after = split(*args)
         assert not torch.allclose(after, before, atol=1e-3)
-        assert_close(join_attention(eject(merge(split)))(*args), after, rtol=0, atol=1e-5)
+        assert_close(join_attention(eject(merge(split)))(*args), after, rtol=0, atol=5e-6)
 
 
 def test_files_open_in_peft(tmp_path):
