@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,42 +113,38 @@ def measure(
     Raises ValueError if the loss is not one number.
     """
     parameters, buffers = [*model.parameters()], [*model.buffers()]
-    device = next((t.device for t in (*parameters, *buffers)), torch.device("cpu"))
-    model.zero_grad(set_to_none=True)
-    trained = [p for p in parameters if p.requires_grad]
-    before = [p.detach().to("cpu", copy=True) for p in trained] if device.type != "meta" else []
     weights = [*parameters, *buffers]
+    device = next((t.device for t in weights), torch.device("cpu"))
+    trained = [p for p in parameters if p.requires_grad]
     saved = SavedTensors(weights)
     given = [t for t in tree_leaves(batch) if isinstance(t, Tensor)]
     generators = [device] if device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices=generators), LiveBytes([*weights, *given]) as live:
-            stepper = _with_state((optimizer or default_optimizer)(model), trained) if trained else None
-            state = storage_bytes(_state_tensors(stepper)) if stepper else 0
-            live.peak_so_far()
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(device)
-            with saved.record(model):
-                value = loss(model, batch)
-            if not (isinstance(value, Tensor) and value.numel() == 1):
-                raise ValueError(f"the loss must be one number, got {_describe(value)}")
-            by_module = saved.by_module()
-            peaks = {"forward": live.peak_so_far()}
-            if value.requires_grad:
-                value.backward()
-            del value
-            peaks["backward"] = live.peak_so_far()
-            gradients = storage_bytes(p.grad for p in parameters if p.grad is not None)
-            if stepper:
-                stepper.step()
-            del stepper
-            peaks["optimizer step"] = live.peak_so_far()
+    with (
+        _left_as_found(model, trained),
+        torch.random.fork_rng(devices=generators),
+        LiveBytes([*weights, *given]) as live,
+    ):
+        stepper = _with_state((optimizer or default_optimizer)(model), trained) if trained else None
+        state = storage_bytes(_state_tensors(stepper)) if stepper else 0
+        live.peak_so_far()  # from here on it counts
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        with saved.record(model):
+            value = loss(model, batch)
+        if not (isinstance(value, Tensor) and value.numel() == 1):
+            raise ValueError(f"the loss must be one number, got {_describe(value)}")
+        by_module = saved.by_module()
+        peaks = {"forward": live.peak_so_far()}
+        if value.requires_grad:
+            value.backward()
+        del value
+        peaks["backward"] = live.peak_so_far()
+        gradients = storage_bytes(p.grad for p in parameters if p.grad is not None)
+        if stepper:
+            stepper.step()
+        del stepper
+        peaks["optimizer step"] = live.peak_so_far()
         peak_of_allocator = allocator_peak(device)
-    finally:
-        with torch.no_grad():
-            for p, value in zip(trained, before, strict=False):
-                p.copy_(value)
-        model.zero_grad(set_to_none=True)
     own = storage_bytes(parameters)
     return StepMemory(
         parameters=own,
@@ -159,6 +156,20 @@ def measure(
         device=str(device),
         allocator_peak=peak_of_allocator,
     )
+
+
+@contextmanager
+def _left_as_found(model: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
+    """After the block, what is trained has the values that it had before, and there are no gradients."""
+    model.zero_grad(set_to_none=True)
+    before = [p.detach().to("cpu", copy=True) for p in trained if p.device.type != "meta"]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, values in zip(trained, before, strict=False):  # on the meta device there are none
+                p.copy_(values)
+        model.zero_grad(set_to_none=True)
 
 
 def _with_state(optimizer: torch.optim.Optimizer, trained: list[nn.Parameter]) -> torch.optim.Optimizer:
