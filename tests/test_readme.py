@@ -11,6 +11,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from lora_course import cli
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONSTRAINTS = {
@@ -64,6 +66,13 @@ def test_ci_ends_as_pytest_does_in_a_copy_with_its_own_caches_and_leaves_nothing
 def test_every_lesson_is_in_the_table():
     listed = re.findall(r"^\| \[\d\d .+\]\(notebooks/(.+)\.ipynb\) \|", README, re.MULTILINE)
     assert listed == sorted(path.stem for path in (ROOT / "solutions").glob("[0-9]*.py"))
+
+
+def test_what_will_it_fit_answers_is_what_the_readme_says(capsys):
+    pattern = r"without allocating anything \((.+?)\):\n\n```bash\n.venv/bin/lora-course (plan .+)\n```"
+    said, line = re.search(pattern, README).groups()
+    assert cli.main(line.split()) == 0
+    assert re.search(r"^peak of the step +(\S+ \S+) ", capsys.readouterr().out, re.MULTILINE)[1] == said
 
 
 def test_links_lead_somewhere():
