@@ -172,7 +172,10 @@ for ax, name, title in zip(
             label = ("planned" if what is planned else "measured") if row == 0 else None
             ax.barh(row + offset, size / MIB, left=start, height=0.36, color=color, label=label)
             if what is weighed:
-                ax.text(start + size / MIB + 4, row, f"{size / MIB:.1f}", va="center", fontsize=9)
+                ax.text(
+                    start + size / MIB + 4, row, f"{size / MIB:.1f}", va="center", fontsize=9,
+                    bbox=dict(facecolor="white", edgecolor="none", pad=1),
+                )  # fmt: skip
             start += size / MIB
     ax.axvline(
         weighed[name].peak / MIB, color="black", linestyle=":", label="measured peak"
