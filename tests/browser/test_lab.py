@@ -132,12 +132,12 @@ def test_inside_a_step(page, address, folder):
     lab.run_all(page)
     panel = lab.widget(page, "Layers that read x")
     before = lab.shown(panel)
-    lab.press(panel.get_by_label("Method"), "ArrowDown")
+    lab.press(panel.get_by_label("Method", exact=True), "ArrowDown")
     fa = lab.changed(panel, before, "LoRA-FA")
     panel.get_by_role("img", name="Inside a step of LoRA-FA").wait_for(state="attached")
     lab.press(panel.get_by_role("slider", name="Rank"), "ArrowRight")
     wider = lab.changed(panel, fa, "rank 16")
-    lab.press(panel.get_by_label("Dropout 0.1"), "Space")
+    lab.press(panel.get_by_label("Dropout 0.1", exact=True), "Space")
     lab.changed(panel, wider, "dropout 0.1")
     assert not serious_violations(page)
 
@@ -168,7 +168,7 @@ def test_rank_explorer(page, address, folder):
     assert "at rank 4" in lab.changed(panel, before, "at rank 4")
     panel.locator("svg text", has_text="rank 4: ").wait_for(state="attached")
     assert slider.get_attribute("aria-valuetext") == "4"
-    lab.press(panel.get_by_label("Matrix"), "End")
+    lab.press(panel.get_by_label("Matrix", exact=True), "End")
     lab.changed(panel, before, "random matrix, 384 x 384, at rank 4")
     assert not serious_violations(page)
 
@@ -202,7 +202,7 @@ def test_quantization_explorer(page, address, folder):
     after = lab.changed(panel, before, "outlier's block")
     panel.get_by_role("img", name="outlier 5").wait_for()  # five presses, five pictures
     assert slider.get_attribute("aria-valuetext") == "5"
-    lab.press(panel.get_by_label("Code book"), "ArrowDown")
+    lab.press(panel.get_by_label("Code book", exact=True), "ArrowDown")
     assert lab.changed(panel, after, "NF4").startswith("NF4, blocks of 64")
     assert not serious_violations(page)
 
