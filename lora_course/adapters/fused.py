@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lora_course.adapters.base import Adapter
+from lora_course.adapters.products import mm, mm_plus
 
 _SWITCHED_ON = ContextVar("fused", default=True)
 
@@ -79,8 +80,8 @@ class LoRAStep(torch.autograd.Function):
     ) -> Tensor:
         """A (r, d), B (k, r)."""
         x2, branch = _rows(x, dropped)
-        a = torch.mm(A, branch.T).mul_(s)  # (r, N)
-        h = _small(a, B, bias).addmm_(x2, W.T)  # (N, k)
+        a = mm(A, branch.T).mul_(s)  # (r, N)
+        h = mm_plus(a.T, B.T, x2, W.T, bias)  # (N, k)
         ctx.save_for_backward(branch if A.requires_grad else None, a, A, B, W)
         ctx.s, ctx.dropping = s, dropped is not None
         return h.view(*x.shape[:-1], -1)
@@ -91,9 +92,9 @@ class LoRAStep(torch.autograd.Function):
         branch, a, A, B, W = ctx.saved_tensors
         *_, for_A, for_B, _ = ctx.needs_input_grad
         g = grad.reshape(-1, grad.shape[-1]).contiguous()  # (N, k)
-        g_a = torch.mm(g, B).mul_(ctx.s)  # (N, r)
-        g_B = torch.mm(a, g).T if for_B else None  # (k, r)
-        g_A = torch.mm(g_a.T, branch) if for_A else None  # (r, d)
+        g_a = mm(g, B).mul_(ctx.s)  # (N, r)
+        g_B = mm(a, g).T if for_B else None  # (k, r)
+        g_A = mm(g_a.T, branch) if for_A else None  # (r, d)
         return *_input_gradients(ctx, grad, g, g_a, A, W), None, None, g_A, g_B, None
 
 
@@ -116,10 +117,10 @@ class DoRAStep(torch.autograd.Function):
         """As LoRAStep; m: (k,), trained; norm: (k,), ||V||, which counts as a constant. c is m / norm."""
         c = stretch(m, norm).to(m.dtype)
         x2, branch = _rows(x, dropped)
-        a = torch.mm(A, branch.T).mul_(s)  # (r, N)
-        t = torch.mm(a.T, B.T).addmm_(branch, W.T)  # (N, k)
+        a = mm(A, branch.T).mul_(s)  # (r, N)
+        t = mm_plus(a.T, B.T, branch, W.T)  # (N, k)
         if dropped is not None:  # W dropped = t - s B A dropped
-            h = _small(a, B, bias).addcmul_(t, c - 1).addmm_(x2, W.T)
+            h = mm_plus(a.T, B.T, x2, W.T, bias).addcmul_(t, c - 1)
         else:
             h = t * c if bias is None else torch.addcmul(bias, t, c)
         ctx.save_for_backward(branch, a, t, A, B, m, norm, W)
@@ -132,17 +133,17 @@ class DoRAStep(torch.autograd.Function):
         branch, a, t, A, B, m, norm, W = ctx.saved_tensors
         c = stretch(m, norm).to(m.dtype)
         g = grad.reshape(-1, grad.shape[-1]).contiguous()  # (N, k)
-        g_B = torch.mm(a, g).mul_(c).T  # (k, r), for g_t = g * c
-        g_a = torch.mm(g, c.unsqueeze(1) * B).mul_(ctx.s)  # (N, r)
+        g_B = mm(a, g).mul_(c).T  # (k, r), for g_t = g * c
+        g_a = mm(g, c.unsqueeze(1) * B).mul_(ctx.s)  # (N, r)
         scratch = g * t  # (N, k)
         g_m = torch.where(norm > 0, scratch.sum(0) / norm, 0).to(m.dtype)  # (k,)
         g_x = g_dropped = None
         if ctx.dropping:
-            g_x = torch.mm(g, W)  # (N, d)
-            g_dropped = torch.mm(g_a, A).addmm_(*_stretched(g, c - 1, W, scratch))
+            g_x = mm(g, W)  # (N, d)
+            g_dropped = mm_plus(g_a, A, *_stretched(g, c - 1, W, scratch))
         elif ctx.needs_input_grad[0]:
-            g_x = torch.mm(g_a, A).addmm_(*_stretched(g, c, W, scratch))
-        g_A = torch.mm(g_a.T, branch)  # (r, d)
+            g_x = mm_plus(g_a, A, *_stretched(g, c, W, scratch))
+        g_A = mm(g_a.T, branch)  # (r, d)
         return _shaped(g_x, grad), _shaped(g_dropped, grad), None, None, g_A, g_B, g_m, None, None
 
 
@@ -163,8 +164,8 @@ class VeRAStep(torch.autograd.Function):
     ) -> Tensor:
         """As LoRAStep, with A and B frozen; d: (r,) and b: (k,), the two trained vectors."""
         x2, branch = _rows(x, dropped)
-        a = torch.mm(A, branch.T)  # (r, N)
-        h = _small(a * d.unsqueeze(1), b.unsqueeze(1) * B, bias).addmm_(x2, W.T)  # (N, k)
+        a = mm(A, branch.T)  # (r, N)
+        h = mm_plus((a * d.unsqueeze(1)).T, (b.unsqueeze(1) * B).T, x2, W.T, bias)  # (N, k)
         ctx.save_for_backward(a, d, b, W)
         ctx.A, ctx.B = A, B  # of the whole model, never written to
         ctx.dropping = dropped is not None
@@ -176,8 +177,8 @@ class VeRAStep(torch.autograd.Function):
         a, d, b, W = ctx.saved_tensors
         A, B = ctx.A, ctx.B
         g = grad.reshape(-1, grad.shape[-1]).contiguous()  # (N, k)
-        g_u = torch.mm((b.unsqueeze(1) * B).T, g.T)  # (r, N), for u = d * a
-        g_b = (torch.mm(a * d.unsqueeze(1), g).T * B).sum(1)  # sum over N of g * (B u), without the (N, k) tensor B u
+        g_u = mm((b.unsqueeze(1) * B).T, g.T)  # (r, N), for u = d * a
+        g_b = (mm(a * d.unsqueeze(1), g).T * B).sum(1)  # sum over N of g * (B u), without the (N, k) tensor B u
         g_d = (g_u * a).sum(1)
         g_a = g_u.mul_(d.unsqueeze(1)).T  # (N, r)
         return *_input_gradients(ctx, grad, g, g_a, A, W), None, None, None, None, g_d, g_b
@@ -189,20 +190,15 @@ def _rows(x: Tensor, dropped: Tensor | None) -> tuple[Tensor, Tensor]:
     return x2, x2 if dropped is None else dropped.reshape(-1, x.shape[-1])
 
 
-def _small(a: Tensor, B: Tensor, bias: Tensor | None) -> Tensor:
-    """B a + b as a new tensor (N, k), for a (r, N): what the base layer's product is then added to."""
-    return torch.mm(a.T, B.T) if bias is None else torch.addmm(bias, a.T, B.T)
-
-
 def _input_gradients(
     ctx: Any, grad: Tensor, g: Tensor, g_a: Tensor, A: Tensor, W: Tensor
 ) -> tuple[Tensor | None, Tensor | None]:
     """Of x and of its dropped copy, for g (N, k) of h = W x + b + … and g_a (N, r) of A dropped; None for unwanted."""
     for_x, for_dropped = ctx.needs_input_grad[:2]
     if ctx.dropping:
-        g_x, g_dropped = torch.mm(g, W) if for_x else None, torch.mm(g_a, A) if for_dropped else None  # (N, d)
+        g_x, g_dropped = mm(g, W) if for_x else None, mm(g_a, A) if for_dropped else None  # (N, d)
         return _shaped(g_x, grad), _shaped(g_dropped, grad)
-    return _shaped(torch.mm(g_a, A).addmm_(g, W) if for_x else None, grad), None
+    return _shaped(mm_plus(g_a, A, g, W) if for_x else None, grad), None
 
 
 def stretch(m: Tensor, norm: Tensor) -> Tensor:

@@ -1,0 +1,54 @@
+"""Matrix products, for steps whose backward pass is written by hand.
+
+On x86 torch gives float32 products to Intel's MKL. On AMD processors MKL does not use AVX-512, and reaches half of what
+those that have it can do. oneDNN, which torch brings along too, goes by what the processor can do and not by who made
+it. There, and only there, it takes the products: the same float32 arithmetic, added up in another order.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+WORTH_IT = 2**20  # multiplications; below, the last bit of agreement with the base layer is worth more than the time
+
+
+def mm(x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x y + bias for x (n, d), y (d, k) and bias (k,) or None. Has no gradient."""
+    if onednn_takes(x, y):
+        return torch.ops.mkldnn._linear_pointwise(x, y.T, bias, "none", [], "")
+    return torch.mm(x, y) if bias is None else torch.addmm(bias, x, y)
+
+
+def mm_plus(u: Tensor, v: Tensor, x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
+    """u v + x y + bias as one tensor (n, k), for a small u v: u (n, r), v (r, k), x (n, d), y (d, k). No gradient."""
+    if onednn_takes(x, y):
+        return mm(x, y, bias).addmm_(u, v)
+    return mm(u, v, bias).addmm_(x, y)  # MKL hides the writing of what it adds to, so the large product comes last
+
+
+def onednn_takes(x: Tensor, y: Tensor) -> bool:
+    """Whether oneDNN multiplies these: large float32 matrices in the memory of a CPU where it is the faster one."""
+    if x.numel() * y.shape[1] < WORTH_IT or not (mkl_leaves_avx512_idle() and torch.backends.mkldnn.enabled):
+        return False
+    return all(type(t) in (Tensor, Parameter) and t.is_cpu and t.dtype == torch.float32 for t in (x, y))
+
+
+@cache
+def mkl_leaves_avx512_idle() -> bool:
+    """Whether this is an AMD processor with AVX-512, and a torch with oneDNN's product in it."""
+    able = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available()
+    return able and "AuthenticAMD" in processor() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def processor() -> str:
+    """What the system says of the first processor. Linux and Windows name its maker."""
+    try:
+        return Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    except OSError:
+        return os.environ.get("PROCESSOR_IDENTIFIER", "")

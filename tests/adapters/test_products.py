@@ -1,0 +1,108 @@
+"""Both libraries give the product, and the one that is chosen is the one that should be."""
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+from torch.testing import assert_close
+
+from lora_course.adapters import products
+from lora_course.adapters.fused import plain_forward
+from tests.adapters.test_fused import STEPS, OneMask, layer_of, outcome, x_of
+
+ZEN5 = "vendor_id\t: AuthenticAMD\nflags\t: fma avx2 avx512f"
+INTEL = "vendor_id\t: GenuineIntel\nflags\t: fma avx2 avx512f"
+needs_onednn = pytest.mark.skipif(
+    not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this torch has no oneDNN product"
+)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Says what the processor is; afterwards the question is open again."""
+
+    def pretend(text=ZEN5, capability="AVX512"):
+        products.mkl_leaves_avx512_idle.cache_clear()
+        monkeypatch.setattr(products, "processor", lambda: text)
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+
+    yield pretend
+    products.mkl_leaves_avx512_idle.cache_clear()
+
+
+@pytest.fixture(params=[pytest.param("oneDNN", marks=needs_onednn), "MKL"])
+def library(request, machine, monkeypatch):
+    machine(ZEN5 if request.param == "oneDNN" else INTEL)
+    monkeypatch.setattr(products, "WORTH_IT", 1)
+    return request.param
+
+
+@pytest.mark.parametrize("x_strides", ["rows", "columns"])
+@pytest.mark.parametrize("y_strides", ["rows", "columns"])
+@pytest.mark.parametrize("shape", [(70, 45, 33), (1, 45, 33), (70, 1, 33), (70, 45, 1)])
+def test_products(shape, y_strides, x_strides, library):
+    n, d, k = shape
+    torch.manual_seed(0)
+    x = torch.randn(n, d) if x_strides == "rows" else torch.randn(d, n).T
+    y = torch.randn(d, k) if y_strides == "rows" else torch.nn.Parameter(torch.randn(k, d)).detach().T
+    u, v, bias = torch.randn(n, 3), torch.randn(3, k), torch.randn(k)
+    assert products.onednn_takes(x, y) == (library == "oneDNN")
+    for addends in ({}, {"bias": bias}):
+        assert_rounded(products.mm(x, y, **addends), [(x, y)], **addends)
+        assert_rounded(products.mm_plus(u, v, x, y, **addends), [(u, v), (x, y)], **addends)
+
+
+def assert_rounded(result, factors, bias=None):
+    """Within what float32 may lose in so many additions, whatever their order (Higham 2002, section 3.1)."""
+    terms = [(a.double(), b.double()) for a, b in factors]
+    exact, size = (sum(op(a) @ op(b) for a, b in terms) for op in (torch.Tensor.clone, torch.abs))
+    if bias is not None:
+        exact, size = exact + bias, size + bias.abs()
+    additions = sum(a.shape[1] for a, _ in factors) + 1
+    assert ((result - exact).abs() <= additions * 2**-24 * size).all()
+
+
+def test_an_empty_batch(library):
+    x, y = torch.empty(0, 5), torch.randn(5, 4)
+    assert products.mm(x, y).shape == products.mm_plus(torch.empty(0, 2), torch.randn(2, 4), x, y).shape == (0, 4)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+@pytest.mark.parametrize("method", STEPS)
+def test_steps_in_float32(method, kind, dropout, library):
+    layer, x = layer_of(method, kind, dropout, torch.float32), x_of(torch.float32)
+    if dropout:
+        layer.dropout = OneMask(x, dropout)
+    quick = outcome(layer, x)
+    with plain_forward():
+        plain = outcome(layer, x)
+    for ours, theirs in zip(quick, plain, strict=True):
+        assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+def test_who_gets_onednn(machine):
+    x, y = torch.randn(128, 128), torch.randn(128, 128)
+    machine(ZEN5)
+    assert products.onednn_takes(x, y)
+    assert products.onednn_takes(x, torch.nn.Parameter(y))
+    assert not products.onednn_takes(x[:10], y[:, :10])
+    assert not products.onednn_takes(x.double(), y.double())
+    assert not products.onednn_takes(x.to("meta"), y.to("meta"))
+    with FakeTensorMode():
+        assert not products.onednn_takes(torch.randn(128, 128), torch.randn(128, 128))
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not products.onednn_takes(x, y)
+    for other in (INTEL, ""):
+        machine(other)
+        assert not products.onednn_takes(x, y)
+    machine(ZEN5, "AVX2")
+    assert not products.onednn_takes(x, y)
+
+
+def test_the_processor_is_read_once_and_where_there_is_no_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(products, "Path", lambda name: tmp_path / "missing")
+    monkeypatch.setenv("PROCESSOR_IDENTIFIER", "AMD64 Family 26 Model 68 Stepping 0, AuthenticAMD")
+    assert "AuthenticAMD" in products.processor()
+    monkeypatch.delenv("PROCESSOR_IDENTIFIER")
+    assert products.processor() == ""
