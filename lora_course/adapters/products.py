@@ -8,6 +8,9 @@ it. There, and only there, it takes the products: the same float32 arithmetic, a
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 WORTH_IT = 2**20  # multiplications; below, the last bit of agreement with the base layer is worth more than the time
+_ONEDNN_TOO = ContextVar("oneDNN too", default=True)
 
 
 def mm(x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -32,9 +36,19 @@ def mm_plus(u: Tensor, v: Tensor, x: Tensor, y: Tensor, bias: Tensor | None = No
     return mm(u, v, bias).addmm_(x, y)  # MKL hides the writing of what it adds to, so the large product comes last
 
 
+@contextmanager
+def as_torch_multiplies() -> Iterator[None]:
+    """Inside this block all products are torch.mm's, so that steps are compared and not libraries."""
+    token = _ONEDNN_TOO.set(False)
+    try:
+        yield
+    finally:
+        _ONEDNN_TOO.reset(token)
+
+
 def onednn_takes(x: Tensor, y: Tensor) -> bool:
     """Whether oneDNN multiplies these: large float32 matrices in the memory of a CPU where it is the faster one."""
-    if x.numel() * y.shape[1] < WORTH_IT or not (mkl_leaves_avx512_idle() and torch.backends.mkldnn.enabled):
+    if x.numel() * y.shape[1] < WORTH_IT or not (mkl_leaves_avx512_idle() and _ONEDNN_TOO.get()):
         return False
     return all(type(t) in (Tensor, Parameter) and t.is_cpu and t.dtype == torch.float32 for t in (x, y))
 
