@@ -32,9 +32,9 @@ from lora_course.memory.measure import measure
 ALPHA = 16
 CASES = [("lora", 8), ("lora_fa", 8), ("dora", 8), ("vera", 8), ("vera", 256)]  # method and rank
 DROPOUTS = (0.0, 0.1)
-ONEDNN = """ On this processor MKL, torch's library for products, leaves half the speed unused, and our steps use oneDNN \
-(`adapters/products.py`): an overhead below 0 is a step shorter than the frozen model's. The last column gives our \
-steps the same library as the others have."""
+ONEDNN = """ On this processor MKL, torch's library for products, leaves half the speed unused, and our steps use \
+oneDNN (`adapters/products.py`): an overhead below 0 is a step shorter than the frozen model's. The last column gives \
+our steps the same library as the others have."""
 
 
 @dataclass(frozen=True)
