@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lora_course.adapters.base import Adapter
-from lora_course.adapters.products import mm, mm_plus
+from lora_course.products import mm, mm_plus
 
 _SWITCHED_ON = ContextVar("fused", default=True)
 

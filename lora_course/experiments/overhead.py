@@ -5,7 +5,7 @@
     floor       the same for a stand-in that keeps what the method's gradients need and nothing else
 A step is forward and backward, without the optimizer. The three models take each step in turn, in one process, on the
 same batch, so that whatever else the machine does hits all alike; overheads are those of the medians. Ours takes each
-step twice: as it trains, and with the products that the other two have (`adapters/products.py`).
+step twice: as it trains, and with the products that the other two have (`products.py`).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from tqdm.auto import tqdm
 from lora_course.adapters.base import weight_view
 from lora_course.adapters.config import AdapterConfig
 from lora_course.adapters.inject import find_targets, inject
-from lora_course.adapters.products import as_torch_multiplies, mkl_leaves_avx512_idle
 from lora_course.memory.measure import measure
+from lora_course.products import as_torch_multiplies, mkl_leaves_avx512_idle
 
 ALPHA = 16
 CASES = [("lora", 8), ("lora_fa", 8), ("dora", 8), ("vera", 8), ("vera", 256)]  # method and rank
 DROPOUTS = (0.0, 0.1)
 ONEDNN = """ On this processor MKL, torch's library for products, leaves half the speed unused, and our steps use \
-oneDNN (`adapters/products.py`): an overhead below 0 is a step shorter than the frozen model's. The last column gives \
+oneDNN (`products.py`): an overhead below 0 is a step shorter than the frozen model's. The last column gives \
 our steps the same library as the others have."""
 
 

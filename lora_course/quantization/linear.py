@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lora_course.adapters.base import LayerKind, layer_kind, weight_view
+from lora_course.products import mm
 from lora_course.quantization.double_quantization import QuantizedAbsmax, dequantize_absmax, quantize_absmax
 from lora_course.quantization.int8 import Int8, dequantize_int8, quantize_int8
 from lora_course.quantization.nf4 import NF4, dequantize_nf4, quantize_nf4
@@ -110,13 +111,15 @@ class QuantizedMatmul(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, layer: QuantizedLayer) -> Tensor:
         ctx.layer = layer
-        return F.linear(x, layer.dense(), bias)
+        h = mm(x.reshape(-1, x.shape[-1]), layer.dense().T, bias)
+        return h.view(*x.shape[:-1], layer.out_features)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         dx = db = None
         if ctx.needs_input_grad[0]:
-            dx = g @ ctx.layer.dense().to(g.dtype)  # under autocast g is in half precision
+            W = ctx.layer.dense().to(g.dtype)  # under autocast g is in half precision
+            dx = mm(g.reshape(-1, W.shape[0]), W).view(*g.shape[:-1], W.shape[1])
         if ctx.needs_input_grad[1]:
             db = g.reshape(-1, g.shape[-1]).sum(0)
         return dx, db, None

@@ -23,14 +23,14 @@ _ONEDNN_TOO = ContextVar("oneDNN too", default=True)
 
 
 def mm(x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x y + bias for x (n, d), y (d, k) and bias (k,) or None. Has no gradient."""
+    """x y + bias for x (n, d), y (d, k) and bias (k,) or None."""
     if onednn_takes(x, y):
         return torch.ops.mkldnn._linear_pointwise(x, y.T, bias, "none", [], "")
     return torch.mm(x, y) if bias is None else torch.addmm(bias, x, y)
 
 
 def mm_plus(u: Tensor, v: Tensor, x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
-    """u v + x y + bias as one tensor (n, k), for a small u v: u (n, r), v (r, k), x (n, d), y (d, k). No gradient."""
+    """u v + x y + bias as one tensor (n, k), for a small u v: u (n, r), v (r, k), x (n, d), y (d, k)."""
     if onednn_takes(x, y):
         return mm(x, y, bias).addmm_(u, v)
     return mm(u, v, bias).addmm_(x, y)  # MKL hides the writing of what it adds to, so the large product comes last
@@ -48,6 +48,8 @@ def as_torch_multiplies() -> Iterator[None]:
 
 def onednn_takes(x: Tensor, y: Tensor) -> bool:
     """Whether oneDNN multiplies these: large float32 matrices in the memory of a CPU where it is the faster one."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return False  # its product cannot be traced, differentiated or cast
     if x.numel() * y.shape[1] < WORTH_IT or not (mkl_leaves_avx512_idle() and _ONEDNN_TOO.get()):
         return False
     return all(type(t) in (Tensor, Parameter) and t.is_cpu and t.dtype == torch.float32 for t in (x, y))

@@ -5,7 +5,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.testing import assert_close
 
-from lora_course.adapters import products
+from lora_course import products
 from lora_course.adapters.fused import plain_forward
 from tests.adapters.test_fused import STEPS, OneMask, layer_of, outcome, x_of
 
@@ -39,6 +39,7 @@ def library(request, machine, monkeypatch):
 @pytest.mark.parametrize("x_strides", ["rows", "columns"])
 @pytest.mark.parametrize("y_strides", ["rows", "columns"])
 @pytest.mark.parametrize("shape", [(70, 45, 33), (1, 45, 33), (70, 1, 33), (70, 45, 1)])
+@torch.no_grad()
 def test_products(shape, y_strides, x_strides, library):
     n, d, k = shape
     torch.manual_seed(0)
@@ -81,6 +82,7 @@ def test_steps_in_float32(method, kind, dropout, library):
 
 
 @needs_onednn
+@torch.no_grad()
 def test_who_gets_onednn(machine):
     x, y = torch.randn(128, 128), torch.randn(128, 128)
     machine(ZEN5)
@@ -91,8 +93,9 @@ def test_who_gets_onednn(machine):
     assert not products.onednn_takes(x.to("meta"), y.to("meta"))
     with FakeTensorMode():
         assert not products.onednn_takes(torch.randn(128, 128), torch.randn(128, 128))
-    with products.as_torch_multiplies():
-        assert not products.onednn_takes(x, y)
+    for instead in (products.as_torch_multiplies(), torch.enable_grad(), torch.autocast("cpu", torch.bfloat16)):
+        with instead:
+            assert not products.onednn_takes(x, y)
     assert products.onednn_takes(x, y)
     for other in (INTEL, ""):
         machine(other)
