@@ -50,6 +50,8 @@ def onednn_takes(x: Tensor, y: Tensor) -> bool:
     """Whether oneDNN multiplies these: large float32 matrices in the memory of a CPU where it is the faster one."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return False  # its product cannot be traced, differentiated or cast
+    if not (y.is_contiguous() or y.T.is_contiguous()):
+        return False  # for a slice as second factor it falls back on a loop, a thousand times as slow
     if x.numel() * y.shape[1] < WORTH_IT or not (mkl_leaves_avx512_idle() and _ONEDNN_TOO.get()):
         return False
     return all(type(t) in (Tensor, Parameter) and t.is_cpu and t.dtype == torch.float32 for t in (x, y))

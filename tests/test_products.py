@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch._subclasses import FakeTensorMode
 from torch.testing import assert_close
 
 from lora_course import products
 from lora_course.adapters.fused import plain_forward
+from lora_course.quantization import quantize_base
 from tests.adapters.test_fused import STEPS, OneMask, layer_of, outcome, x_of
 
 ZEN5 = "vendor_id\t: AuthenticAMD\nflags\t: fma avx2 avx512f"
@@ -88,7 +90,11 @@ def test_who_gets_onednn(machine):
     machine(ZEN5)
     assert products.onednn_takes(x, y)
     assert products.onednn_takes(x, torch.nn.Parameter(y))
-    assert not products.onednn_takes(x[:10], y[:, :10])
+    assert products.onednn_takes(x.T, y.T)
+    assert products.onednn_takes(torch.randn(128, 140)[:, 12:], y)
+    assert not products.onednn_takes(x, torch.randn(128, 140)[:, 12:])
+    assert not products.onednn_takes(x, torch.randn(128, 140)[:, 12:].T)
+    assert not products.onednn_takes(x[:10], y[:, :10].contiguous())
     assert not products.onednn_takes(x.double(), y.double())
     assert not products.onednn_takes(x.to("meta"), y.to("meta"))
     with FakeTensorMode():
@@ -110,3 +116,31 @@ def test_the_processor_is_read_once_and_where_there_is_no_file(monkeypatch, tmp_
     assert "AuthenticAMD" in products.processor()
     monkeypatch.delenv("PROCESSOR_IDENTIFIER")
     assert products.processor() == ""
+
+
+@pytest.mark.parametrize("format", ["nf4", "int8"])
+def test_quantized_layers(format, library):
+    torch.manual_seed(0)
+    base = torch.nn.Linear(96, 40)
+    layer, x = quantize_base(torch.nn.Sequential(base), format=format)[0], torch.randn(2, 9, 96, requires_grad=True)
+    g = torch.randn(2, 9, 40)
+    dense = layer.weight.detach()
+    assert_close(layer(x), F.linear(x, dense, base.bias), rtol=1e-5, atol=1e-5)
+    assert_close(torch.autograd.grad(layer(x), x, g)[0], g @ dense, rtol=1e-5, atol=1e-5)
+    assert layer(x[:, :0]).shape == (2, 0, 40)
+
+
+@needs_onednn
+def test_a_comparison_of_steps_can_do_without(machine, monkeypatch):
+    """Also in the backward pass."""
+    machine(ZEN5)
+    monkeypatch.setattr(products, "WORTH_IT", 1)
+    takes, answers = products.onednn_takes, []
+    monkeypatch.setattr(products, "onednn_takes", lambda x, y: answers.append(takes(x, y)) or answers[-1])
+    layer, x = layer_of("lora", dtype=torch.float32), x_of(torch.float32)
+    outcome(layer, x)
+    assert len(answers) > 4 and all(answers)
+    count = len(answers)
+    with products.as_torch_multiplies():
+        outcome(layer, x)
+    assert len(answers) > count + 4 and not any(answers[count:])
