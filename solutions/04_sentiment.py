@@ -37,6 +37,7 @@ settings = by_profile(
         data="rotten_tomatoes",
         train=64,
         test=64,
+        validation=32,
         max_length=64,
         epochs=1,
         batch=16,
@@ -48,6 +49,7 @@ settings = by_profile(
         data="rotten_tomatoes",
         train=None,
         test=None,
+        validation=None,
         max_length=64,
         epochs=3,
         batch=16,
@@ -59,6 +61,7 @@ settings = by_profile(
         data="stanfordnlp/imdb",
         train=None,
         test=None,
+        validation=None,
         max_length=512,
         epochs=2,
         batch=16,
@@ -77,10 +80,8 @@ print(f"profile {current_profile()}: {settings}")
 
 # %%
 splits = load_reviews(settings["data"])
-if settings["train"]:
-    splits["train"] = splits["train"].select(range(settings["train"]))
-if settings["test"]:
-    splits["test"] = splits["test"].select(range(settings["test"]))
+for name, split in splits.items():
+    splits[name] = split.select(range(settings[name] or len(split)))
 seed_everything(0)
 model, tokenizer = load_encoder(settings["model"])
 train = tokenize_reviews(splits["train"], tokenizer, settings["max_length"])
@@ -377,7 +378,7 @@ model.eval()
 with torch.no_grad():
     outputs = [
         (model(**{k: v.to(device) for k, v in batch.items()}).logits.cpu(), batch["labels"])
-        for batch in DataLoader(test, batch_size=64, collate_fn=collate)
+        for batch in DataLoader(test, batch_size=16, collate_fn=collate)
     ]
 logits, labels = (torch.cat(parts) for parts in zip(*outputs, strict=True))
 accuracy, f1 = score(logits, labels)

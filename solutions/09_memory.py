@@ -34,6 +34,7 @@ from lora_course.memory import measure, plan
 from lora_course.memory.checkpointing import checkpoint_blocks, undo_checkpointing
 from lora_course.memory.chunking import chunked_lm_loss
 from lora_course.memory.live import LiveBytes
+from lora_course.products import as_torch_multiplies, mkl_leaves_avx512_idle
 from lora_course.teaching.exercises import check
 from lora_course.teaching.profiles import by_profile, current_profile
 from lora_course.training.config import TrainingConfig
@@ -309,7 +310,11 @@ for kind, size in list(measure(model, batch).saved_by_kind().items())[:7]:
 # autograd makes the branch, the branch times $s$ and the sum, each as large as the output; and with dropout it draws a mask and keeps a dropped copy of $x$
 # for *each* layer. Written as one `autograd.Function` with its own backward (`lora_course/adapters/fused.py`, one page), the small product comes first, the large one is
 # added to it in place, and three layers that read one $x$ share one mask of a byte an entry and one copy. The package trains with the second and keeps the first
-# as `plain_forward()`. Same layers, same input, both ways in turn:
+# as `plain_forward()`.
+#
+# Who writes the backward pass may also choose who multiplies. torch hands float32 products to Intel's MKL, which on processors of another maker leaves
+# AVX-512 unused; oneDNN, which torch brings along as well, does not. Where that is so, the package's steps use oneDNN (`lora_course/products.py`). That is a gain
+# of another kind, so the table has it in a column of its own. Same layers, same input, all ways in turn:
 
 
 # %%
@@ -324,6 +329,7 @@ def one_step(layers: nn.ModuleList, x: torch.Tensor) -> list[torch.Tensor]:
 
 
 ROUNDS = by_profile(smoke=3, cpu=31, full=31)
+WAYS = {"equation": plain_forward, "by hand": as_torch_multiplies, "as it trains": nullcontext}
 rows = []
 for method, dropout in (("lora", 0.0), ("lora", 0.1), ("dora", 0.0), ("dora", 0.1)):
     seed_everything(0)
@@ -332,10 +338,10 @@ for method, dropout in (("lora", 0.0), ("lora", 0.1), ("dora", 0.0), ("dora", 0.
     for adapter in layers:
         nn.init.normal_(adapter.lora_B, std=0.02)  # as if it had learned something
     x = torch.randn(512, 768, device=device, requires_grad=True)
-    gradients, kept, seconds = {}, {}, {"equation": [], "by hand": []}
+    gradients, kept, seconds = {}, {}, {way: [] for way in WAYS}
     for turn in range(ROUNDS + 2):
         for way in seconds:
-            with plain_forward() if way == "equation" else nullcontext():
+            with WAYS[way]():
                 start = time.perf_counter()
                 gradients[way] = one_step(layers, x)
                 if device.type == "cuda":
@@ -345,17 +351,22 @@ for method, dropout in (("lora", 0.0), ("lora", 0.1), ("dora", 0.0), ("dora", 0.
                 if turn == 0:
                     own = [*layers.parameters(), *layers.buffers(), x]
                     kept[way] = sum(saved_sizes(lambda layers=layers, x=x: project(layers, x), own))
-    pairs = zip(gradients["equation"], gradients["by hand"], strict=True)
+    right = gradients.pop("equation")
+    pairs = [pair for others in gradients.values() for pair in zip(right, others, strict=True)]
     apart = max(((a - b).abs().max() / a.abs().max()).item() for a, b in pairs)
-    rows.append((method, dropout, kept, statistics.median(seconds["by hand"]) / statistics.median(seconds["equation"]), apart))
+    times = {way: statistics.median(taken) / statistics.median(seconds["equation"]) for way, taken in seconds.items()}
+    rows.append((method, dropout, kept, times, apart))
 
 print(f"three layers 768 -> 512 that share x, 512 tokens, {describe_device(device)}, {ROUNDS} steps in turn")
-print("        dropout   kept by the equation   by hand   time by hand / equation   gradients differ by")
-for method, dropout, kept, ratio, apart in rows:
+print(f"products as it trains: {'oneDNN' if mkl_leaves_avx512_idle() and device.type == 'cpu' else 'torch.mm'}, else torch.mm")
+print(f"{'':15}{'kept, equation':>18}{'by hand':>12}{'gradients differ by':>22}{'time by hand':>15}{'as it trains':>15}")
+for method, dropout, kept, times, apart in rows:
     differ = f"{apart:.0e}" if dropout == 0 else "other masks"
     print(
-        f"{method:8}{dropout:7g}{kept['equation'] / MIB:19.2f} MiB{kept['by hand'] / MIB:7.2f} MiB{ratio:18.2f}{differ:>26}"
+        f"{method:8}{dropout:7g}{kept['equation'] / MIB:14.2f} MiB{kept['by hand'] / MIB:8.2f} MiB{differ:>22}"
+        f"{times['by hand']:15.2f}{times['as it trains']:15.2f}"
     )
+print("times as a share of the equation's")
 
 # %% [markdown]
 # The gradients are the same up to rounding, so it is a pure gain. With dropout the two draw different masks and cannot be compared entry by entry; the tests

@@ -1,9 +1,8 @@
 """LoRA, DoRA and VeRA on a frozen dense layer as one autograd step each, with the backward pass written by hand.
 
 Autograd would keep or make several tensors of the size of the layer's output (the branch, the branch times s, the
-sum). One Function makes the output once, keeps only what the gradients need, and orders the products by two rules:
-small ones first, and the large one added to them in place (`addmm_`), which hides their writing; those that read the
-same large matrix one after the other.
+sum). One Function makes the output once, adds the small product and the large one in place (`mm_plus`), keeps only what
+the gradients need, and takes products that read the same large matrix one after the other.
 
     LoRA    x (shared by all layers that read it), and x A^T            N d + N r numbers
             without x where A is frozen (LoRA-FA)                            N r
