@@ -369,7 +369,7 @@ for method, dropout, kept, times, apart in rows:
 print("times as a share of the equation's")
 
 # %% [markdown]
-# The gradients are the same up to rounding, so it is a pure gain. With dropout the two draw different masks and cannot be compared entry by entry; the tests
+# The gradients are the same up to rounding, so it is a pure gain. With dropout each way draws masks of its own, which cannot be compared entry by entry; the tests
 # do so with one mask for both. `lora-course bench overhead` holds the second way against PEFT's layers on whole models, and BENCHMARKS.md has the table.
 #
 # Still, most of the list was never the adapter's. So there are two remedies. Where *one* tensor is far too wide, compute it in pieces. Where there are many, throw them away and compute them again.
@@ -555,7 +555,8 @@ models = {
     "4 rows at a time": encoder(layer=ThriftyLoRA),
     "BERT's own chunked MLP": chunked_mlp,
 }
-taken = timed_steps(models, encoder_batch(), rounds=by_profile(smoke=1, cpu=3, full=15))
+with as_torch_multiplies():  # only one of them is made of the package's layers
+    taken = timed_steps(models, encoder_batch(), rounds=by_profile(smoke=1, cpu=3, full=15))
 for name, model in models.items():
     step = measure(model, encoder_batch())
     print(f"{name:23s} kept {step.saved / MIB:6.1f} MiB, peak of the backward pass {step.phase_peaks['backward'] / MIB:6.1f} MiB, {taken[name]:.3f} s")
