@@ -23,6 +23,7 @@ from lora_course.adapters.report import parameter_report
 from lora_course.experiments.recipes import FULL, Configuration, prepare
 from lora_course.experiments.statistics import median_ratio
 from lora_course.memory import measure
+from lora_course.products import as_torch_multiplies
 from lora_course.training.batching import pad_collate
 from lora_course.training.metrics import synchronize
 from lora_course.training.sentiment import tokenize_reviews
@@ -76,7 +77,8 @@ def cost_of(
     if chosen.method != FULL:
         with suppress(ValueError):  # bottlenecks, and a base that is packed
             timed[MERGED] = _forward(merge(copy.deepcopy(ours)), batch)
-    seconds = in_turn(timed, rounds, device)
+    with as_torch_multiplies():  # full fine-tuning and half of the methods have no other library
+        seconds = in_turn(timed, rounds, device)
     return Cost(
         parameter_report(ours).trainable,
         memory.saved,
