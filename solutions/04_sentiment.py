@@ -443,7 +443,8 @@ for one, other in (("full", "LoRA r=8"), ("LoRA, more budget", "LoRA r=8")):
 # %% [markdown]
 # Read it soberly. A difference of less than two standard errors says nothing about which is better: one seed and this many sentences cannot
 # tell. What is *not* in doubt is the third column of costs: the optimizer's state, and the size of what you save and ship. The seconds differ
-# far less than the parameters do, since the forward pass is the same and the backward pass still walks through every layer.
+# far less than the parameters do, since the forward pass is the same and the backward pass still walks through every layer. (On an AMD processor with
+# AVX-512 a good part of LoRA's lead in seconds is a faster library for products, which only the package's own layers use: lesson 09.)
 #
 # What R-Drop and more passes bring full fine-tuning is for you to measure, if you have the time or a GPU: give `fine_tune` the budget of the first run.
 
