@@ -2,7 +2,9 @@
 
 On x86 torch gives float32 products to Intel's MKL. On AMD processors MKL does not use AVX-512, and reaches half of what
 those that have it can do. oneDNN, which torch brings along too, goes by what the processor can do and not by who made
-it. There, and only there, it takes the products: the same float32 arithmetic, added up in another order.
+it. There, and only there, it takes the products: the same float32 arithmetic, added up in another order. The price is
+memory outside of tensors: it keeps a kernel of about 1 MiB for each shape of the last thousand, and batches of texts
+have many lengths.
 """
 
 from __future__ import annotations
