@@ -27,15 +27,19 @@ _ONEDNN_TOO = ContextVar("oneDNN too", default=True)
 def mm(x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
     """x y + bias for x (n, d), y (d, k) and bias (k,) or None."""
     if onednn_takes(x, y):
-        return torch.ops.mkldnn._linear_pointwise(x, y.T, bias, "none", [], "")
+        return _by_onednn(x, y, bias)
     return torch.mm(x, y) if bias is None else torch.addmm(bias, x, y)
 
 
 def mm_plus(u: Tensor, v: Tensor, x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
     """u v + x y + bias as one tensor (n, k), for a small u v: u (n, r), v (r, k), x (n, d), y (d, k)."""
     if onednn_takes(x, y):
-        return mm(x, y, bias).addmm_(u, v)
+        return _by_onednn(x, y, bias).addmm_(u, v)
     return mm(u, v, bias).addmm_(x, y)  # MKL hides the writing of what it adds to, so the large product comes last
+
+
+def _by_onednn(x: Tensor, y: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, y.T, bias, "none", [], "")
 
 
 @contextmanager
