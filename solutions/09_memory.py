@@ -370,7 +370,7 @@ print("times as a share of the equation's")
 
 # %% [markdown]
 # The gradients are the same up to rounding, so it is a pure gain. With dropout each way draws masks of its own, which cannot be compared entry by entry; the tests
-# do so with one mask for both. `lora-course bench overhead` holds the second way against PEFT's layers on whole models, and BENCHMARKS.md has the table.
+# do so with one mask for both. `lora-course bench overhead` holds the ways of the last two columns against PEFT's layers on whole models, and BENCHMARKS.md has the table.
 #
 # Still, most of the list was never the adapter's. So there are two remedies. Where *one* tensor is far too wide, compute it in pieces. Where there are many, throw them away and compute them again.
 #
