@@ -117,8 +117,10 @@ def widget(page, control: str):
 def press(control, key: str, times: int = 1) -> None:
     """Focus a control of a widget and press a key on it, so often.
 
+    The control must be a panel's own by then: before its script marks it, an arrow key moves to the next cell.
     JupyterLab moves the focus itself when cells have run. A press that went elsewhere is not one: press again.
     """
+    control.and_(control.page.locator("[data-lm-suppress-shortcuts]")).wait_for(state="attached")
     control.evaluate("e => { e.heard = 0; e.addEventListener('keydown', () => e.heard++) }")
     for _ in range(20):
         if (heard := control.evaluate("e => e.heard")) >= times:
