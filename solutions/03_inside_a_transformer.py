@@ -560,10 +560,8 @@ for choice, suffixes in CHOICES.items():
 # you almost nothing**, so each choice runs with three seeds. Your `put_adapters` does the work.
 
 # %%
-splits = load_reviews("rotten_tomatoes")
-WORDS = by_profile(smoke=18, cpu=18, full=1000)  # at most; twelve runs on a CPU are long enough as it is
-for name, split in splits.items():
-    splits[name] = split.select([i for i, text in enumerate(split["text"]) if len(text.split()) <= WORDS])
+WORDS = by_profile(smoke=18, cpu=18, full=60)  # at most; twelve runs on a CPU are long enough as it is
+splits = load_reviews("rotten_tomatoes", max_words=WORDS)
 splits["train"] = splits["train"].select(range(by_profile(smoke=48, cpu=800, full=6000)))
 splits["validation"] = splits["validation"].select(range(32))
 splits["test"] = splits["test"].select(range(by_profile(smoke=64, cpu=500, full=1500)))

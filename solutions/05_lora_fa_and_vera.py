@@ -526,10 +526,8 @@ from lora_course.training.batching import pad_collate
 from lora_course.training.config import TrainingConfig
 from lora_course.training.sentiment import tokenize_reviews, train_sentiment
 
-splits = load_reviews("rotten_tomatoes")
-WORDS = by_profile(smoke=18, cpu=18, full=1000)  # at most: short sentences for short runs
-for name, split in splits.items():
-    splits[name] = split.select([i for i, text in enumerate(split["text"]) if len(text.split()) <= WORDS])
+WORDS = by_profile(smoke=18, cpu=18, full=60)  # at most: short sentences for short runs
+splits = load_reviews("rotten_tomatoes", max_words=WORDS)
 splits["train"] = splits["train"].select(range(by_profile(smoke=32, cpu=1200, full=6528)))
 splits["validation"] = splits["validation"].select(range(by_profile(smoke=16, cpu=100, full=500)))
 splits["test"] = splits["test"].select(range(min(len(splits["test"]), by_profile(smoke=32, cpu=600, full=1500))))

@@ -597,6 +597,16 @@ def test_packaged_reviews_are_disjoint_and_fixed(real_assets, name, sizes):
         assert hashlib.sha256(content.encode()).hexdigest()[:16] == SPLIT_HASHES[name, split]
 
 
+def test_reviews_of_at_most_so_many_words(real_assets):
+    whole, short = load_reviews(), load_reviews(max_words=18)
+    assert {split: len(part) for split, part in short.items()} == {"train": 2762, "validation": 202, "test": 640}
+    for split, part in short.items():
+        assert part.to_list() == [row for row in whole[split] if len(row["text"].split()) <= 18]
+        assert max(len(text.split()) for text in part["text"]) == 18
+    with pytest.raises(ValueError, match="max_words=2: the shortest text of validation in 'rotten_tomatoes' has 3"):
+        load_reviews(max_words=2)
+
+
 def test_the_two_packaged_data_sets_share_no_text(real_assets):
     both = [set().union(*texts_of(load_reviews(name)).values()) for name in ("rotten_tomatoes", "imdb")]
     assert both[0].isdisjoint(both[1])
