@@ -10,7 +10,7 @@
 # - say what a choice of layers costs before you build it, and compare choices at equal cost, with the noise in view;
 # - deal with tied weights, and hand your adapter to PEFT.
 #
-# **Time and memory.** About 100 minutes, most of them yours: the cells run for about two minutes on two CPU cores, and need about
+# **Time and memory.** About 100 minutes, most of them yours: the cells run for about a minute and a half on two CPU cores, and need about
 # 1.5 GiB of memory.
 
 # %%

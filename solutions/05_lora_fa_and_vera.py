@@ -9,7 +9,7 @@
 # - write a VeRA layer: one random pair for the whole model, two trained vectors a layer;
 # - compare LoRA, LoRA-FA and VeRA on real text and say what the numbers allow you to say, and no more.
 #
-# **Time and memory.** About 85 minutes, most of them yours: the cells take two to three minutes on two CPU cores, and about 2 GiB of memory.
+# **Time and memory.** About 85 minutes, most of them yours: the cells take one to two minutes on two CPU cores, and about 2 GiB of memory.
 
 # %%
 import math

@@ -10,7 +10,7 @@
 # - write Delta-LoRA's update, where it belongs, and prove that its sum telescopes into a plain LoRA;
 # - run all of it on real text with several seeds, and give a verdict that survives a second look.
 #
-# **Time and memory.** About 90 minutes, most of them yours: the cells take one to three minutes on two CPU cores, and about 1.5 GiB of memory.
+# **Time and memory.** About 90 minutes, most of them yours: the cells take one to two minutes on two CPU cores, and about 1.5 GiB of memory.
 
 # %%
 import math

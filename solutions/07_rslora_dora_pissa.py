@@ -10,7 +10,7 @@
 # - save such an adapter so that it opens anywhere;
 # - compare all four on a real task without fooling yourself.
 #
-# **Time and memory.** About 110 minutes, most of them yours: the cells take about two minutes on two CPU cores, and about
+# **Time and memory.** About 110 minutes, most of them yours: the cells take about a minute on two CPU cores, and about
 # 2.5 GiB of memory.
 
 # %%

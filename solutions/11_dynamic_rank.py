@@ -10,7 +10,7 @@
 # - grow a trained adapter without a jump and shrink it by importance, its optimizer included;
 # - judge whether any of it beats simply choosing a rank.
 #
-# **Time and memory.** About 110 minutes, most of them yours: the cells take about two minutes on two CPU cores, and about
+# **Time and memory.** About 110 minutes, most of them yours: the cells take about a minute on two CPU cores, and about
 # 1.5 GiB of memory.
 
 # %%

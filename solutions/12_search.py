@@ -10,7 +10,7 @@
 # - say how far the winner's score flatters it, and judge it against the default with a standard error;
 # - tell an important hyperparameter from a lucky one.
 #
-# **Time and memory.** About 100 minutes, most of them yours: the cells take about two minutes on two CPU cores, and about
+# **Time and memory.** About 100 minutes, most of them yours: the cells take about a minute and a half on two CPU cores, and about
 # 1.5 GiB of memory.
 
 # %%
