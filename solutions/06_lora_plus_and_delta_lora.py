@@ -644,7 +644,7 @@ plt.show()
 # **Delta-LoRA** is settled. In the run saved with this lesson it follows LoRA with $\alpha' = 24$ seed by seed, to within a single test sentence, and
 # the training losses differ by what rounding and $\varepsilon$ make of 40 steps. It even fails with it: with seed 0 neither gets far from guessing. You proved it on
 # paper, then in float64, then on a real model. Whether 24 is a better $\alpha$ than 16 is an ordinary question of tuning. At this learning rate, which was
-# chosen for 16, it is too loud: that is what the failed seed says, of both of them.
+# chosen for 16, it looks too loud: so says the failed seed, of both of them.
 #
 # **LoRA+** is not settled, and it did not win. Its mean lies *below* plain LoRA's, but look at the dots: the seeds of LoRA+ lie further apart
 # than the two means, and each rate was chosen with a single seed. Forty steps on a model 384 wide are not what the method is made

@@ -1,5 +1,6 @@
 """Every gate is open for a good lesson and shuts for a spoilt one."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -220,8 +221,10 @@ def test_right_answers_are_accepted(path):
 def test_a_wrong_answer_that_is_right_or_announces_another_message_is_seen(tmp_path):
     path = tmp_path / "ex_99_1_try.py"
     path.write_text('"""99.1\nyou squared it\n"""\n\n\ndef answer(x):\n    return 2 * x\n')
+    os.utime(path, (1, 1))
     assert "should be wrong" in answers.wrong_answer_problems(path)[0]
     path.write_text('"""99.1\nyou squared it\n"""\n\n\ndef answer(x):\n    return x / 2\n')
+    os.utime(path, (1, 1))  # as long and as old as the one before: still not mistaken for it
     assert "expected 'you squared it' in: the answer is 2 x" in answers.wrong_answer_problems(path)[0]
     path.write_text('"""99.1\nyou\n"""\n\n\ndef answer(x):\n    return x * x\n')
     assert "the second line of the docstring is part of the message" in answers.wrong_answer_problems(path)[0]
