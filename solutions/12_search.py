@@ -411,6 +411,7 @@ plan = Plan(
     model=by_profile(smoke="packaged", cpu="packaged", full="bert-base-uncased"),
     train=by_profile(smoke=32, cpu=480, full=4000),
     validation=by_profile(smoke=16, cpu=200, full=500),
+    max_words=by_profile(smoke=18, cpu=18, full=60),  # short sentences for short trials
     batch_size=by_profile(smoke=8, cpu=8, full=16),
     evaluations=3,
     metric="loss",
@@ -419,8 +420,7 @@ plan = Plan(
 )
 TRIALS = by_profile(smoke=3, cpu=16, full=60)
 TEST = by_profile(smoke=32, cpu=500, full=1500)
-WORDS = by_profile(smoke=18, cpu=18, full=60)  # at most: short sentences for short trials
-splits = load_reviews(plan.data, max_words=WORDS)
+splits = load_reviews(plan.data, max_words=plan.max_words)
 for name, choices in vars(plan.space).items():
     print(f"{name:14s} {', '.join(map(str, choices))}{'   (log-uniform between)' if name == 'learning_rate' else ''}")
 print("default        " + ", ".join(f"{name} {value}" for name, value in DEFAULT.items()))
@@ -570,7 +570,7 @@ for name, choices in (("winner", winner.choices), ("default", DEFAULT)):
 # %%
 gap, error = difference(right["winner"].mean(0), right["default"].mean(0))
 in_search = next(r for r in results if r.choices == DEFAULT)
-print(f"{plan.model} on {plan.data}, {plan.train} sentences of up to {WORDS} words for training, {TEST} for the test, {describe_device(device)}")
+print(f"{plan.model} on {plan.data}, {plan.train} sentences of up to {plan.max_words} words for training, {TEST} for the test, {describe_device(device)}")
 for name, trial in (("winner", winner), ("default", in_search)):
     seen = f"{trial.metrics['accuracy']:.3f} on {plan.validation} validation sentences in the search ({trial.state})"
     by_seed = ", ".join(f"{a:.3f}" for a in right[name].mean(1))

@@ -52,7 +52,8 @@ def register(command: Command) -> None:
     added.add_argument(
         "--requeue-running", action="store_true", help="nobody else is at work: queue what seems to run, at once"
     )
-    for name, text in (("train", "640"), ("validation", "200"), ("epochs", "1"), ("batch_size", "16"), ("seed", "0")):
+    for name, text in (("train", "640"), ("validation", "200"), ("max_words", "any"), ("epochs", "1"),
+                       ("batch_size", "16"), ("seed", "0")):  # fmt: skip
         added.add_argument(f"--{name.replace('_', '-')}", type=whole, metavar="N", help=f"by default {text}")
     for name, text in (("model", "packaged"), ("data", "rotten_tomatoes"), ("metric", "loss; or accuracy, f1"),
                        ("sampler", "tpe; or random"), ("pruner", "median; or halving, none")):  # fmt: skip
@@ -102,7 +103,8 @@ def search(arguments: argparse.Namespace) -> int:
     from lora_course.experiments.search_space import Plan
     from lora_course.experiments.search_storage import requeue_running
 
-    names = ("train", "validation", "epochs", "batch_size", "seed", "model", "data", "metric", "sampler", "pruner")
+    names = ("train", "validation", "max_words", "epochs", "batch_size", "seed")
+    names += ("model", "data", "metric", "sampler", "pruner")
     chosen = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     if not arguments.trials:
         return problem("--trials is 1 or more", code=2)

@@ -189,10 +189,11 @@ def _markdown(results, plan: Plan, header, rows) -> str:
     table = [header, *([*(_short(value) for value in row[:-1]), brief(row[-1])] for row in ordered)]
     seconds = sum(r.seconds or 0.0 for r in results)
     devices = ", ".join(sorted({r.device for r in results if r.device})) or "no device"
+    short = f" of up to {plan.max_words} words" if plan.max_words else ""
     return f"""# Search
 
-{plan.model} on {plan.data}: {plan.train} reviews for training, {plan.epochs} time(s), {plan.batch_size} a batch; judged
-by {plan.metric} on {plan.validation} others. Sampler {plan.sampler}, pruner {plan.pruner}, seed {plan.seed}.
+{plan.model} on {plan.data}: {plan.train} reviews{short} for training, {plan.epochs} time(s), {plan.batch_size} a batch;
+judged by {plan.metric} on {plan.validation} others. Sampler {plan.sampler}, pruner {plan.pruner}, seed {plan.seed}.
 
 {markdown_table(table)}
 

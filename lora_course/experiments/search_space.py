@@ -75,6 +75,7 @@ class Plan:
     """What all trials of a study share.
 
     train, validation: so many reviews, the first of each split. The test split is not looked at.
+    max_words: only reviews of at most so many words; None: all.
     evaluations: of the validation split in each epoch, evenly spaced; a trial may be pruned after each but the last.
     metric: what the last evaluation is judged by; loss is the lower the better, accuracy and f1 the higher.
     seed: of the sampler, and of every trial's head, adapters and order of the data: trials differ in nothing but their
@@ -86,6 +87,7 @@ class Plan:
     data: str = "rotten_tomatoes"
     train: int = 640
     validation: int = 200
+    max_words: int | None = None
     epochs: int = 1
     batch_size: int = 16
     evaluations: int = 4
@@ -101,8 +103,8 @@ class Plan:
         for name, choices in (("metric", METRICS), ("sampler", SAMPLERS), ("pruner", PRUNERS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        for name in ("train", "validation"):
-            if getattr(self, name) < 1:
+        for name in ("train", "validation", "max_words"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         training_config(self, DEFAULT, self.seed)  # checks the rest
 

@@ -117,7 +117,7 @@ def prepare_data(plan: Plan, load: Loader, splits: Mapping[str, Any] | None = No
     if splits is None:
         from lora_course.assets import load_reviews
 
-        splits = load_reviews(plan.data)
+        splits = load_reviews(plan.data, max_words=plan.max_words)
     _, tokenizer = load()
     data = {}
     for split, wanted in (("train", plan.train), ("validation", plan.validation)):

@@ -277,6 +277,22 @@ def test_a_process_that_was_taken_for_dead_goes_on(tmp_path):
     assert "trial 1: this process was silent" in "\n".join(said)
 
 
+def test_every_machine_takes_the_reviews_of_the_plan(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(assets, "load_reviews", lambda name, max_words: asked.append((name, max_words)) or reviews())
+    search(open_study(tmp_path / "s.db", replace(PLAN, max_words=7)), 1, load=load, say=asked.count)
+    search(open_study(tmp_path / "s.db"), 2, load=load, say=asked.count)
+    assert asked == [("rotten_tomatoes", 7)] * 2
+
+
+def test_a_study_older_than_a_setting_goes_on(tmp_path):
+    study = open_study(tmp_path / "s.db", PLAN)
+    study.set_user_attr("plan", {name: value for name, value in PLAN.to_dict().items() if name != "max_words"})
+    assert plan_of(open_study(tmp_path / "s.db", PLAN)) == PLAN
+    with pytest.raises(ValueError, match=r"has another plan \(max_words None there, 7 here\)"):
+        open_study(tmp_path / "s.db", replace(PLAN, max_words=7))
+
+
 def test_another_plan_is_refused(tmp_path):
     open_study(tmp_path / "s.db", PLAN)
     with pytest.raises(ValueError, match=r"has another plan \(train 40 there, 41 here\)"):
@@ -365,7 +381,7 @@ def test_a_senseless_space_is_refused(wrong, said):
 
 
 @pytest.mark.parametrize("wrong", [dict(metric="bleu"), dict(sampler="grid"), dict(pruner="all"), dict(train=0),
-                                   dict(epochs=0), dict(evaluations=0)])  # fmt: skip
+                                   dict(max_words=0), dict(epochs=0), dict(evaluations=0)])  # fmt: skip
 def test_a_senseless_plan_is_refused(wrong):
     with pytest.raises(ValueError, match=str(next(iter(wrong)))):
         Plan(**wrong)
@@ -437,7 +453,7 @@ def test_the_report():
 @pytest.fixture
 def tiny_assets(monkeypatch):
     monkeypatch.setattr(module, "load_model", lambda plan: load())
-    monkeypatch.setattr(assets, "load_reviews", lambda name: reviews())
+    monkeypatch.setattr(assets, "load_reviews", lambda name, max_words: reviews())
 
 
 def test_the_command(tmp_path, capsys, tiny_assets):
