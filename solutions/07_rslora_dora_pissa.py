@@ -583,7 +583,8 @@ plt.show()
 # - The ± is one standard error, and counts nothing but the number of test sentences. A gap of less than two standard errors *of a difference* says nothing about which method is
 #   better, and a wider one would still be one seed. How wide is the widest in your table? Change the seed, and see whether the order survives.
 # - LoRA, rsLoRA and PiSSA compute the very same thing in each step. Whatever the table shows between their step times is the noise of this measurement, and tells you how seriously to take DoRA's.
-# - **rsLoRA** costs nothing and at one rank is nothing but another α. Its argument is about going *up* in rank without touching the learning rate.
+# - **rsLoRA** costs nothing and at one rank is nothing but another α. Its argument is about going *up* in rank without touching the learning rate. That
+#   the search above gave it a lower rate than LoRA is what its louder scale would make you expect.
 # - **DoRA** has a few more parameters, keeps more for the backward pass and takes longer; that much is measured above, on any seed. What it buys on a small task is below
 #   what this many sentences can show.
 # - **PiSSA** costs what LoRA costs, but for one SVD at the start and a file of twice the rank. If its loss falls sooner, look at its learning rate and the scale of
