@@ -2,8 +2,10 @@
 
     python -m lora_course.quantization.throughput
 
-One process, one call of each in turn, so that whatever else the machine does hits all alike; medians of the ratios of
-neighbouring calls, which a busy machine disturbs less than the times themselves.
+One process, each in turn, so that whatever else the machine does hits all alike; medians of the ratios of neighbouring
+turns, which a busy machine disturbs less than the times themselves. Before a turn is a pause, in which the threads of
+the other library go to sleep: they wait awake for a while, on a core that is wanted. A turn is three calls, of which the
+last counts, since the first may have to ask the system for memory.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from torch import Tensor
 
 from lora_course.quantization.nf4 import _at_once, dequantize_nf4, quantize_nf4
 
+PAUSE = 0.05  # seconds before each turn
+TURN = 3  # calls
+
 
 @dataclass(frozen=True)
 class Row:
@@ -30,7 +35,7 @@ class Row:
 
 
 def throughput(size: int = 2048, repeats: int = 31) -> list[Row]:
-    """Dequantize a random (size, size) float32 weight on the CPU in each way, `repeats` times in turn.
+    """Dequantize a random (size, size) float32 weight on the CPU in each way, in `repeats` turns.
 
     Raises AssertionError if two ways disagree in a bit: a fast wrong answer is not worth timing.
     """
@@ -50,8 +55,10 @@ def throughput(size: int = 2048, repeats: int = 31) -> list[Row]:
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
-            start = time.perf_counter()
-            way()
+            time.sleep(PAUSE)
+            for _ in range(TURN):
+                start = time.perf_counter()
+                way()
             times[name].append(1000 * (time.perf_counter() - start))
     ours = times["lora_course"]
     return [
