@@ -4,8 +4,8 @@
 
 One process, each in turn, so that whatever else the machine does hits all alike; medians of the ratios of neighbouring
 turns, which a busy machine disturbs less than the times themselves. Before a turn is a pause, in which the threads of
-the other library go to sleep: they wait awake for a while, on a core that is wanted. A turn is three calls, of which the
-last counts, since the first may have to ask the system for memory.
+the other library go to sleep: they wait awake for a while, on a core that is wanted. A turn is three calls, of which
+the last counts, since the first may have to ask the system for memory.
 """
 
 from __future__ import annotations
