@@ -9,7 +9,7 @@
 # - compare LoRA with full fine-tuning on the same budget, and report it honestly;
 # - take apart claims such as "95.2 % fewer parameters".
 #
-# **Time and memory.** About 90 minutes. The cells run for about six minutes on two CPU cores (three training runs) and need about 2 GiB of
+# **Time and memory.** About 90 minutes. The cells run for about six minutes on two CPU cores (three training runs) and need about 2.5 GiB of
 # memory. With a GPU, or with `LORA_COURSE_PROFILE=full`, the same cells fine-tune bert-base-uncased on IMDB at 512 tokens.
 
 # %%

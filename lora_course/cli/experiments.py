@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import fields
 from pathlib import Path
 
 from lora_course.cli.common import Command, problem, whole
@@ -103,9 +104,8 @@ def search(arguments: argparse.Namespace) -> int:
     from lora_course.experiments.search_space import Plan
     from lora_course.experiments.search_storage import requeue_running
 
-    names = ("train", "validation", "max_words", "epochs", "batch_size", "seed")
-    names += ("model", "data", "metric", "sampler", "pruner")
-    chosen = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    given = vars(arguments)
+    chosen = {field.name: given[field.name] for field in fields(Plan) if given.get(field.name) is not None}
     if not arguments.trials:
         return problem("--trials is 1 or more", code=2)
     try:

@@ -74,8 +74,8 @@ def _join(backend: BaseStorage, name: str, plan: Plan | None) -> optuna.Study:
         time.sleep(0.1)  # its maker is at it
     else:
         raise ValueError(f"the study {name!r} has no plan: it was not made by this search. Choose another name")
-    if plan is not None and plan != (there := plan_of(study)):
-        here, there = plan.to_dict(), there.to_dict()
+    if plan is not None and plan != plan_of(study):
+        here, there = plan.to_dict(), plan_of(study).to_dict()
         different = [key for key in here if there[key] != here[key]]
         changed = ", ".join(f"{key} {there[key]} there, {here[key]} here" for key in different)
         raise ValueError(f"the study {name!r} has another plan ({changed}): choose another name, or join it as it is")
