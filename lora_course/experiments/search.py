@@ -29,6 +29,7 @@ from lora_course.experiments.search_space import DEFAULT, Plan, inside
 from lora_course.experiments.search_storage import (
     StudySampler,
     is_abandoned,
+    listen_to,
     place,
     queue_again,
     quiet_optuna,
@@ -123,6 +124,7 @@ def search(
                 return trial_results(study)
             if finished + len(running) >= trials:
                 if running != waiting_for:
+                    listen_to(study, {*running} - {*waiting_for})
                     numbers = ", ".join(map(str, running))
                     say(f"waiting for what runs elsewhere: trial {numbers} (if nothing does: --requeue-running)")
                 waiting_for = running

@@ -3,6 +3,7 @@
 storage_at         a path or URL -> Optuna's storage: SQLite, any other database, or a journal file
 queue_again        a trial's choices, waiting for whoever comes next
 requeue_running    all that are running, when you know that nobody runs them
+listen_to          trials of other processes: from now on at the latest, silence counts
 StudySampler       Optuna's sampler, seeded anew for each place in the study: a resumed search draws what it would have
 A database has heartbeats: while a trial runs, its process says so every few seconds. One that has been silent for three
 times as long is marked failed by whichever process looks next, and its choices are queued again.
@@ -23,6 +24,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
@@ -112,6 +114,17 @@ def requeue_running(study: optuna.Study) -> list[int]:
         queue_again(study, trial)
         requeued.append(trial.number)
     return requeued
+
+
+def listen_to(study: optuna.Study, numbers: set[int]) -> None:
+    """Give these running trials a heartbeat in the name of their processes; where there are none, does nothing.
+
+    A process may die after it took a trial and before its first heartbeat. Optuna finds silent only what has had one.
+    """
+    if isinstance(study._storage, BaseHeartbeat) and study._storage.get_heartbeat_interval():
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.number in numbers:
+                study._storage.record_heartbeat(trial._trial_id)
 
 
 def is_abandoned(trial: FrozenTrial) -> bool:

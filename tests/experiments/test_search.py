@@ -190,6 +190,14 @@ def test_an_interrupted_search_ends_as_one_that_never_was(tmp_path, error):
     assert results[3].choices == whole[3].choices and results[4].retry_of == 3
 
 
+def test_a_trial_whose_process_died_before_its_first_heartbeat_is_tried_again(tmp_path):
+    study = open_study(tmp_path / "s.db", PLAN, heartbeat=1)
+    open_study(tmp_path / "s.db").ask()
+    results, said = go(study, 1)
+    assert [(r.state, r.retry_of) for r in results] == [("abandoned", None), ("complete", 0)]
+    assert said[0].startswith("waiting for what runs elsewhere: trial 0")
+
+
 def test_a_trial_is_not_tried_for_ever(tmp_path):
     study = open_study(tmp_path / "s.db", PLAN)
     for n in range(MOST_TRIES):
