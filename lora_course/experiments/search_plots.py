@@ -36,7 +36,7 @@ def importance_plot(importances: Mapping[str, tuple[float, float]], trials: int)
     axes.set_yticks(places, [LABELS.get(name, name) for name in names])
     axes.set(xlabel="share of importance (all bars add up to 1)", xlim=(0, None))
     axes.set_title(f"Which choices mattered, {trials} trials")
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper center", ncols=2, bbox_to_anchor=(0.5, -0.16), frameon=False, markerscale=0.6)
     return figure
 
 
