@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lora_course.quantization.blocks import finite_float32, nearest, scaled_blocks
@@ -58,6 +57,6 @@ def quantize_absmax(absmax: Tensor) -> QuantizedAbsmax:
 def dequantize_absmax(quantized: QuantizedAbsmax) -> Tensor:
     """(n,) float32, never negative: rounding may push an absmax of almost 0 below it, which would flip its block."""
     codes, n = quantized.codes, quantized.codes.numel()
-    values = VALUES.to(codes.device).index_select(0, codes.to(torch.int32))
-    padded = F.pad(values, (0, -n % BLOCK)).view(-1, BLOCK) * quantized.second.unsqueeze(1)
-    return (padded.view(-1)[:n] + quantized.mean).clamp_min_(0)
+    values = VALUES.to(codes.device).index_select(0, codes.int())
+    second = quantized.second.repeat_interleave(BLOCK)[:n]
+    return values.mul_(second).add_(quantized.mean).clamp_min_(0)

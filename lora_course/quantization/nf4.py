@@ -10,7 +10,7 @@ as trained weights nearly are; 0 is one of them. 4 bits a weight, and 32 / 64 = 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
+from math import gcd
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,7 @@ VALUES = torch.tensor(
     ]
 )
 PAIRS = torch.stack([VALUES.repeat_interleave(16), VALUES.repeat(16)], dim=1)  # (256, 2): both halves of each byte
+WORDS = PAIRS.view(torch.float64).view(-1)  # (256,): a pair as one 64-bit word, which is only ever copied
 CHUNK = 2**20  # entries dequantized at a time, 4 MiB: they stay in the processor's cache between two passes
 
 
@@ -83,7 +84,7 @@ def dequantize_nf4(quantized: NF4, dtype: torch.dtype | None = None) -> Tensor:
     The product is taken in float32 and rounded once. Raises ValueError if codes or absmax have another size than
     the shape asks for.
     """
-    n, block = prod(quantized.shape), quantized.block
+    n, block = quantized.shape.numel(), quantized.block
     codes, absmax = quantized.codes, quantized.absmax
     if codes.numel() != (n + 1) // 2 or absmax.numel() != -(n // -block):
         raise ValueError(
@@ -91,8 +92,8 @@ def dequantize_nf4(quantized: NF4, dtype: torch.dtype | None = None) -> Tensor:
         )
     dtype = dtype or quantized.dtype
     fits = n > 0 and n % block == 0 and codes.device.type == "cpu" and not torch.compiler.is_compiling()
-    flat = _in_chunks(codes, absmax, block, dtype) if fits else _at_once(codes, absmax, block, n).to(dtype)
-    return flat.view(quantized.shape)
+    flat = _in_chunks(codes, absmax, block) if fits else _at_once(codes, absmax, block, n)
+    return flat.to(dtype).view(quantized.shape)
 
 
 def _at_once(codes: Tensor, absmax: Tensor, block: int, n: int) -> Tensor:
@@ -102,23 +103,26 @@ def _at_once(codes: Tensor, absmax: Tensor, block: int, n: int) -> Tensor:
     return (padded.view(-1, block) * absmax.unsqueeze(1)).view(-1)[:n]
 
 
-def _in_chunks(codes: Tensor, absmax: Tensor, block: int, dtype: torch.dtype) -> Tensor:
-    """The same numbers, fast on a CPU: (n,) in `dtype`, for n > 0 a multiple of `block`.
-
-    Both values of a byte are copied as one 64-bit word out of a table of 256, and multiplied while they are in the
-    cache: memory is written once. A row is a block, since `gather` shares rows between threads.
-    """
-    words = PAIRS.view(torch.float64).view(1, -1)  # (1, 256), only ever copied
-    out = torch.empty(2 * codes.numel(), dtype=dtype)
-    rows = min(max(1, CHUNK // block), len(absmax))  # at a time
-    index = torch.empty(rows, block // 2, dtype=torch.int64)
-    product = None if dtype == torch.float32 else torch.empty(rows, block)
-    parts = codes.view(-1, block // 2).split(rows), absmax.unsqueeze(1).split(rows), out.view(-1, block).split(rows)
-    for packed, scale, here in zip(*parts, strict=True):
-        n = len(packed)
-        values = here if product is None else product[:n]
-        torch.gather(words.expand(n, -1), 1, index[:n].copy_(packed), out=values.view(torch.float64))
-        values.mul_(scale)
-        if product is not None:
-            here.copy_(values)
+def _in_chunks(codes: Tensor, absmax: Tensor, block: int) -> Tensor:
+    """The same numbers, fast on a CPU: (n,) float32, for n > 0 a multiple of `block`."""
+    out = torch.empty(2 * codes.numel())
+    chunk = max(1, CHUNK // block) * block
+    if out.numel() <= chunk:
+        _fill(out, codes, absmax, block)
+    else:
+        parts = out.split(chunk), codes.split(chunk // 2), absmax.split(chunk // block)
+        for here, packed, scale in zip(*parts, strict=True):
+            _fill(here, packed, scale, block)
     return out
+
+
+def _fill(out: Tensor, codes: Tensor, absmax: Tensor, block: int) -> None:
+    """Write the values into `out`. Both values of a byte are copied as one word, out of a table of 256."""
+    words = out.view(torch.float64)
+    if torch.get_num_threads() == 1:
+        torch.index_select(WORDS, 0, codes.int(), out=words)
+    else:  # `gather` shares rows between threads. An index is as long as a word, so the indices need no memory of
+        rows = codes.view(-1, gcd(codes.numel(), 1024))  # their own: each is overwritten once it has been read
+        index = words.view(torch.int64).view(rows.shape).copy_(rows)
+        torch.gather(WORDS.expand(len(rows), -1), 1, index, out=index.view(torch.float64))
+    out.view(-1, block).mul_(absmax.unsqueeze(1))
