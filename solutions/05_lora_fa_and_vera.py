@@ -577,14 +577,14 @@ for name, mib in weights.items():
 #
 # Fewer trained parameters is not less memory. They are two different bills.
 #
-# Now the training. Each method gets its own learning rate. They were tried beforehand on the *validation* split, with sentences of any length, a factor of about three
+# Now the training. Each method gets its own learning rate. They were tried beforehand on the *validation* split, a factor of about three
 # apart, until the best had a worse one on either side. One rate for all would have made any of them look bad at will: VeRA's best is a
 # hundred times LoRA's.
 
 # %%
 runs = [
     ("LoRA r=8", "lora", 8, "adamw", 1e-3),
-    ("LoRA-FA r=8, plain gradient", "lora_fa", 8, "adamw", 3e-3),
+    ("LoRA-FA r=8, plain gradient", "lora_fa", 8, "adamw", 1e-2),
     ("LoRA-FA r=8, projected", "lora_fa", 8, "lora_fa", 3e-3),
     ("VeRA r=256", "vera", 256, "adamw", 1e-1),
 ]
