@@ -55,8 +55,7 @@ class DoRA(LoRA):
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in), or token ids (...) on an embedding; returns (..., out)."""
         if fused.usable(self, x, self.lora_A, self.lora_B, self.lora_magnitude_vector):
-            frozen = weight_view(self.base_layer), self.bias
-            own = self.lora_A, self.lora_B, self.lora_magnitude_vector
+            frozen, own = fused.frozen(self), (self.lora_A, self.lora_B, self.lora_magnitude_vector)
             return fused.DoRAStep.apply(x, dropped(self.dropout, x), *frozen, *own, self.row_norm(), self.scaling)
         h = self.base_layer(x)  # (..., out)
         if self.merged:

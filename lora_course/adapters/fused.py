@@ -9,7 +9,8 @@ the gradients need, and takes products that read the same large matrix one after
     DoRA    also the output before it is stretched                      N d + N r + N k
     VeRA    A x alone: the rest is computed again                              N r
 N tokens, d in, k out. With dropout, x is the dropped x, kept once for all layers that share its mask.
-The plain forward of each method says the same in the words of the paper; `usable` says when this one takes its place.
+A quantized W is made again for the backward pass and never kept. The plain forward of each method says the same in the
+words of the paper; `usable` says when this one takes its place.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lora_course.adapters.base import Adapter
+from lora_course.adapters.base import Adapter, is_packed, weight_view
 from lora_course.products import mm, mm_plus
 
+Base = Tensor | nn.Module  # the frozen weight (k, d), or the quantized layer that has it packed
 _SWITCHED_ON = ContextVar("fused", default=True)
 
 
@@ -54,20 +56,35 @@ def usable(layer: Adapter, x: Tensor, *own: Tensor) -> bool:
     if torch.compiler.is_compiling() or not (layer.training and torch.is_grad_enabled() and fused_is_on()):
         return False
     base, dtype, device = layer.base_layer, x.dtype, x.device
-    if layer.merged or type(base).__name__ not in ("Linear", "Conv1D") or torch._C._are_functorch_transforms_active():
+    if layer.merged or not _multiplies(base) or torch._C._are_functorch_transforms_active():
         return False
     if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return False
     if base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks:
         return False
-    frozen = (base.weight,) if base.bias is None else (base.weight, base.bias)
-    if any(t.requires_grad for t in frozen):
+    kept = [*base.parameters(recurse=False)]
+    if any(t.requires_grad for t in kept) or (is_packed(base) and base.dtype != dtype):
         return False
-    return all(t.dtype == dtype and t.device == device for t in (*frozen, *own))
+    return all(t.dtype == dtype and t.device == device for t in (*kept, *own))
 
 
-# Each step takes x (..., d); its copy after dropout, None where there is none; the frozen W (k, d) and bias (k,) or
-# None; and the tensors of the method. It returns (..., k).
+def _multiplies(base: nn.Module) -> bool:
+    """Whether its forward is W x + b and nothing else: not so in a subclass of Linear, or of a quantized layer."""
+    if not is_packed(base):
+        return type(base).__name__ in ("Linear", "Conv1D")
+    from lora_course.quantization.linear import QuantizedLayer  # which imports from this folder
+
+    return type(base).forward is QuantizedLayer.forward
+
+
+def frozen(layer: Adapter) -> tuple[Base, Tensor | None]:
+    """What a step takes for W, which is the weight (k, d) or a quantized layer; and the bias (k,) or None."""
+    base = layer.base_layer
+    return base if is_packed(base) else weight_view(base), layer.bias
+
+
+# Each step takes x (..., d); its copy after dropout, None where there is none; W and b as `frozen` has them; and the
+# tensors of the method. It returns (..., k).
 
 
 class LoRAStep(torch.autograd.Function):
@@ -75,26 +92,27 @@ class LoRAStep(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, dropped: Tensor | None, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, s: float
+        ctx: Any, x: Tensor, dropped: Tensor | None, base: Base, bias: Tensor | None, A: Tensor, B: Tensor, s: float
     ) -> Tensor:
         """A (r, d), B (k, r)."""
+        W = _dense(base)
         x2, branch = _rows(x, dropped)
         a = mm(A, branch.T).mul_(s)  # (r, N)
         h = mm_plus(a.T, B.T, x2, W.T, bias)  # (N, k)
-        ctx.save_for_backward(branch if A.requires_grad else None, a, A, B, W)
+        _keep(ctx, base, branch if A.requires_grad else None, a, A, B)
         ctx.s, ctx.dropping = s, dropped is not None
         return h.view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        branch, a, A, B, W = ctx.saved_tensors
+        base, branch, a, A, B = _kept(ctx)
         *_, for_A, for_B, _ = ctx.needs_input_grad
         g = grad.reshape(-1, grad.shape[-1]).contiguous()  # (N, k)
         g_a = mm(g, B).mul_(ctx.s)  # (N, r)
         g_B = mm(a, g).T if for_B else None  # (k, r)
         g_A = mm(g_a.T, branch) if for_A else None  # (r, d)
-        return *_input_gradients(ctx, grad, g, g_a, A, W), None, None, g_A, g_B, None
+        return *_input_gradients(ctx, grad, g, g_a, A, base), None, None, g_A, g_B, None
 
 
 class DoRAStep(torch.autograd.Function):
@@ -105,7 +123,7 @@ class DoRAStep(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         dropped: Tensor | None,
-        W: Tensor,
+        base: Base,
         bias: Tensor | None,
         A: Tensor,
         B: Tensor,
@@ -114,7 +132,7 @@ class DoRAStep(torch.autograd.Function):
         s: float,
     ) -> Tensor:
         """As LoRAStep; m: (k,), trained; norm: (k,), ||V||, which counts as a constant. c is m / norm."""
-        c = stretch(m, norm).to(m.dtype)
+        W, c = _dense(base), stretch(m, norm).to(m.dtype)
         x2, branch = _rows(x, dropped)
         a = mm(A, branch.T).mul_(s)  # (r, N)
         t = mm_plus(a.T, B.T, branch, W.T)  # (N, k)
@@ -122,14 +140,14 @@ class DoRAStep(torch.autograd.Function):
             h = mm_plus(a.T, B.T, x2, W.T, bias).addcmul_(t, c - 1)
         else:
             h = t * c if bias is None else torch.addcmul(bias, t, c)
-        ctx.save_for_backward(branch, a, t, A, B, m, norm, W)
+        _keep(ctx, base, branch, a, t, A, B, m, norm)
         ctx.s, ctx.dropping = s, dropped is not None
         return h.view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        branch, a, t, A, B, m, norm, W = ctx.saved_tensors
+        base, branch, a, t, A, B, m, norm = _kept(ctx)
         c = stretch(m, norm).to(m.dtype)
         g = grad.reshape(-1, grad.shape[-1]).contiguous()  # (N, k)
         g_B = mm(a, g).mul_(c).T  # (k, r), for g_t = g * c
@@ -138,10 +156,11 @@ class DoRAStep(torch.autograd.Function):
         g_m = torch.where(norm > 0, scratch.sum(0) / norm, 0).to(m.dtype)  # (k,)
         g_x = g_dropped = None
         if ctx.dropping:
+            W = _dense(base)
             g_x = mm(g, W)  # (N, d)
             g_dropped = mm_plus(g_a, A, *_stretched(g, c - 1, W, scratch))
         elif ctx.needs_input_grad[0]:
-            g_x = mm_plus(g_a, A, *_stretched(g, c, W, scratch))
+            g_x = mm_plus(g_a, A, *_stretched(g, c, _dense(base), scratch))
         g_A = mm(g_a.T, branch)  # (r, d)
         return _shaped(g_x, grad), _shaped(g_dropped, grad), None, None, g_A, g_B, g_m, None, None
 
@@ -154,7 +173,7 @@ class VeRAStep(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         dropped: Tensor | None,
-        W: Tensor,
+        base: Base,
         bias: Tensor | None,
         A: Tensor,
         B: Tensor,
@@ -162,10 +181,11 @@ class VeRAStep(torch.autograd.Function):
         b: Tensor,
     ) -> Tensor:
         """As LoRAStep, with A and B frozen; d: (r,) and b: (k,), the two trained vectors."""
+        W = _dense(base)
         x2, branch = _rows(x, dropped)
         a = mm(A, branch.T)  # (r, N)
         h = mm_plus((a * d.unsqueeze(1)).T, (b.unsqueeze(1) * B).T, x2, W.T, bias)  # (N, k)
-        ctx.save_for_backward(a, d, b, W)
+        _keep(ctx, base, a, d, b)
         ctx.A, ctx.B = A, B  # of the whole model, never written to
         ctx.dropping = dropped is not None
         return h.view(*x.shape[:-1], -1)
@@ -173,14 +193,30 @@ class VeRAStep(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        a, d, b, W = ctx.saved_tensors
+        base, a, d, b = _kept(ctx)
         A, B = ctx.A, ctx.B
         g = grad.reshape(-1, grad.shape[-1]).contiguous()  # (N, k)
         g_u = mm((b.unsqueeze(1) * B).T, g.T)  # (r, N), for u = d * a
         g_b = (mm(a * d.unsqueeze(1), g).T * B).sum(1)  # sum over N of g * (B u), without the (N, k) tensor B u
         g_d = (g_u * a).sum(1)
         g_a = g_u.mul_(d.unsqueeze(1)).T  # (N, r)
-        return *_input_gradients(ctx, grad, g, g_a, A, W), None, None, None, None, g_d, g_b
+        return *_input_gradients(ctx, grad, g, g_a, A, base), None, None, None, None, g_d, g_b
+
+
+def _dense(base: Base) -> Tensor:
+    """W (k, d); of a quantized layer a new tensor."""
+    return base if isinstance(base, Tensor) else base.dense()
+
+
+def _keep(ctx: Any, base: Base, *tensors: Tensor | None) -> None:
+    """For the backward pass. A weight goes with the tensors, since autograd then notices if it was written to."""
+    ctx.packed = None if isinstance(base, Tensor) else base
+    ctx.save_for_backward(None if ctx.packed else base, *tensors)
+
+
+def _kept(ctx: Any) -> tuple[Any, ...]:
+    weight, *tensors = ctx.saved_tensors
+    return ctx.packed or weight, *tensors
 
 
 def _rows(x: Tensor, dropped: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -190,14 +226,14 @@ def _rows(x: Tensor, dropped: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def _input_gradients(
-    ctx: Any, grad: Tensor, g: Tensor, g_a: Tensor, A: Tensor, W: Tensor
+    ctx: Any, grad: Tensor, g: Tensor, g_a: Tensor, A: Tensor, base: Base
 ) -> tuple[Tensor | None, Tensor | None]:
     """Of x and of its dropped copy, for g (N, k) of h = W x + b + … and g_a (N, r) of A dropped; None for unwanted."""
     for_x, for_dropped = ctx.needs_input_grad[:2]
     if ctx.dropping:
-        g_x, g_dropped = mm(g, W) if for_x else None, mm(g_a, A) if for_dropped else None  # (N, d)
+        g_x, g_dropped = mm(g, _dense(base)) if for_x else None, mm(g_a, A) if for_dropped else None  # (N, d)
         return _shaped(g_x, grad), _shaped(g_dropped, grad)
-    return _shaped(mm_plus(g_a, A, g, W) if for_x else None, grad), None
+    return _shaped(mm_plus(g_a, A, g, _dense(base)) if for_x else None, grad), None
 
 
 def stretch(m: Tensor, norm: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import math
 from torch import Tensor, nn
 
 from lora_course.adapters import fused
-from lora_course.adapters.base import Adapter, at_least_float32, weight_view
+from lora_course.adapters.base import Adapter, at_least_float32
 from lora_course.adapters.config import AdapterConfig
 from lora_course.adapters.dropout import SharedDropout, dropped
 
@@ -54,7 +54,7 @@ class LoRA(Adapter):
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in), or token ids (...) on an embedding; returns (..., out)."""
         if fused.usable(self, x, self.lora_A, self.lora_B):
-            frozen = weight_view(self.base_layer), self.bias
+            frozen = fused.frozen(self)
             return fused.LoRAStep.apply(x, dropped(self.dropout, x), *frozen, self.lora_A, self.lora_B, self.scaling)
         h = self.base_layer(x)  # (..., out)
         if self.merged:

@@ -82,8 +82,7 @@ class VeRA(Adapter):
         """x: (..., in); returns (..., out)."""
         if fused.usable(self, x, self.vera_lambda_d, self.vera_lambda_b):
             branch, vectors = dropped(self.dropout, x), (self.vera_lambda_d, self.vera_lambda_b)
-            frozen = weight_view(self.base_layer), self.bias
-            return fused.VeRAStep.apply(x, branch, *frozen, *self.slices(), *vectors)
+            return fused.VeRAStep.apply(x, branch, *fused.frozen(self), *self.slices(), *vectors)
         h = self.base_layer(x)  # (..., out)
         if self.merged:
             return h

@@ -32,7 +32,7 @@ def register(command: Command) -> None:
     added.add_argument("--adapter-dtype", choices=DTYPES, help="of the adapters, by default --dtype")
     added.add_argument("--optimizer", default="adamw", metavar="NAME", help="adamw, lora_plus, lora_fa or sgd")
     added.add_argument("--checkpointing", action="store_true", help="compute every block again in the backward pass")
-    added.add_argument("--quantization", metavar="NAME", help="nf4 or nf4-double, of the frozen linear layers")
+    added.add_argument("--quantization", metavar="NAME", help="nf4, nf4-double or int8, of the frozen linear layers")
     added.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     added = command(
         search,

@@ -3,7 +3,7 @@
 Under torch's FakeTensorMode every tensor has a shape, a dtype and a place, and no bytes. So a model of 70 billion
 parameters is built, adapted, and taken through forward, backward and optimizer step as `measure` does it with a real
 one; what is counted is the same. Layers are alike: a few are run, and the rest is a straight line if it is one
-(extrapolate.py). Quantized weights are counted by their bits. Dropout, kernels and masks are those of the CPU.
+(extrapolate.py). Dropout, kernels and masks are those of the CPU.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from unittest import mock
 import torch
 from torch import nn
 
-from lora_course.adapters.base import layer_kind
+from lora_course.adapters.base import is_packed
 from lora_course.adapters.config import AdapterConfig
 from lora_course.adapters.inject import adapters, inject
 from lora_course.adapters.optimizers import make_optimizer
@@ -24,13 +24,12 @@ from lora_course.adapters.report import parameter_report
 from lora_course.memory.extrapolate import in_layers
 from lora_course.memory.measure import StepMemory, measure
 from lora_course.memory.models import known_config
+from lora_course.memory.packed import QUANTIZED
+from lora_course.quantization.base import quantize_base
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# Bits of a weight: 4, and a float32 for each block of 64; or an 8-bit number each, and a float32 for each 256 of those
-# (Dettmers et al. 2023, arXiv:2305.14314, section 3).
-BITS = {"nf4": 4 + 32 / 64, "nf4-double": 4 + 8 / 64 + 32 / (64 * 256)}
 OPTIMIZERS = ("adamw", "lora_plus", "lora_fa", "sgd")
 LIKE_LORA = ("dylora", "pissa", "olora")  # same tensors as LoRA, but a random draw or a look at the weight's values
 
@@ -74,11 +73,13 @@ def plan(model: str | PretrainedConfig, adapter: AdapterConfig | None = None, **
     dtype: of weights and activations.  adapter_dtype: of what is trained, `dtype` by default.
     optimizer: "adamw", "lora_plus", "lora_fa" or "sgd".
     checkpointing: every block keeps its input only, and is computed again in the backward pass.
-    quantization: "nf4" or "nf4-double" for all linear layers but the output's; the largest is whole while it is used.
-        LoftQ's is always "nf4-double".
+    quantization: for all linear layers but the output's: "nf4" (4.5 bits), "nf4-double" (4.13; what `quantize_base`
+        calls "nf4", since it always quantizes the absmax too) or "int8". LoftQ's is always "nf4-double".
     padded: whether the batch has an attention mask with zeros; without, attention can go without a mask.
 
-    Not seen: what an operation needs inside itself, what CUDA and its allocator hold besides, the program.
+    Weights and their packed form count as parameters.
+    Not seen: what an operation needs inside itself (such as indices to unpack a weight, up to 2 MiB), what CUDA and its
+    allocator hold besides, the program.
     Raises ValueError for what makes no sense: an unknown name, quantized full fine-tuning, a sequence too long.
     """
     config = known_config(model) if isinstance(model, str) else model
@@ -98,23 +99,20 @@ def plan_whole(config: PretrainedConfig, adapter: AdapterConfig | None, how: Sit
     with FakeTensorMode(), quiet_transformers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a head stays frozen, that a name of transformers is an old one
         model = _build(config, how).train()
-        weights = [m.weight for m in _quantizable(model)] if how.quantization else []
+        if how.quantization:
+            quantize_base(model, layer=QUANTIZED[how.quantization])
         _adapt(model, adapter, how)
         report = parameter_report(model)
         step = measure(model, _batch(config, how), optimizer=lambda model: _optimizer(model, how.optimizer))
-    less = sum(w.nbytes - int(w.numel() * BITS[how.quantization] / 8) for w in weights)
-    whole = max((w.nbytes for w in weights), default=0)  # in use while the adapters are not stepped
-    peaks = {
-        phase: peak - less + (0 if phase == "optimizer step" else whole) for phase, peak in step.phase_peaks.items()
-    }
-    fields = {name: getattr(step, name) for name in StepMemory.__dataclass_fields__}
-    changed = {"parameters": step.parameters - less, "phase_peaks": peaks, "device": "planned"}
-    return MemoryPlan(**fields | changed, trained_numbers=report.trainable, all_numbers=report.total)
+        packed = sum(layer.packed_bytes() for layer in model.modules() if is_packed(layer))
+    fields = {name: getattr(step, name) for name in StepMemory.__dataclass_fields__} | {"device": "planned"}
+    fields |= {"parameters": step.parameters + packed, "buffers": step.buffers - packed}
+    return MemoryPlan(**fields, trained_numbers=report.trainable, all_numbers=report.total)
 
 
 def _check(config: PretrainedConfig, adapter: AdapterConfig | None, how: Situation) -> None:
-    if how.quantization is not None and how.quantization not in BITS:
-        raise ValueError(f"unknown quantization {how.quantization!r}; there are {', '.join(BITS)}")
+    if how.quantization is not None and how.quantization not in QUANTIZED:
+        raise ValueError(f"unknown quantization {how.quantization!r}; there are {', '.join(QUANTIZED)}")
     if how.quantization and adapter is None:
         raise ValueError("a quantized weight has no gradient: name an adapter to train")
     if how.optimizer not in OPTIMIZERS:
@@ -140,19 +138,15 @@ def _build(config: PretrainedConfig, how: Situation) -> nn.Module:
     return model
 
 
-def _quantizable(model: nn.Module) -> list[nn.Module]:
-    outputs = (getattr(model, "lm_head", None), getattr(model, "classifier", None))
-    return [m for m in model.modules() if layer_kind(m) in ("linear", "conv1d") and m not in outputs]
-
-
 def _put_adapters(model: nn.Module, adapter: AdapterConfig, how: Situation) -> None:
-    """Inject, in the dtype of the situation; a classification head is trained along."""
+    """Inject, all tensors of the adapters in the dtype of the situation; a classification head is trained along."""
     if hasattr(model, "classifier") and not adapter.trainable:
         adapter = replace(adapter, trainable=["classifier"])
     inject(model, adapter)
     for layer in adapters(model).values():
-        for parameter in layer.parameters(recurse=False):
-            parameter.data = parameter.data.to(how.adapter_dtype or how.dtype)
+        for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(how.adapter_dtype or how.dtype)
 
 
 def _adapt(model: nn.Module, adapter: AdapterConfig | None, how: Situation) -> None:

@@ -13,27 +13,30 @@ from lora_course.adapters.config import AdapterConfig
 from lora_course.memory.measure import StepMemory, measure
 from lora_course.memory.models import known_config
 from lora_course.memory.plan import Situation, _batch, _build, _check, _optimizer, _put_adapters
+from lora_course.quantization.base import quantize_base
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
 def take_step(model: str | PretrainedConfig, adapter: AdapterConfig | None = None, **situation: Any) -> StepMemory:
-    """Build the model, take the step, and say what it needed. Arguments as `plan`'s, but nothing is quantized.
+    """Build the model, take the step, and say what it needed. Arguments as `plan`'s; packed weights count as buffers.
 
     The batch has padding where `plan`'s may have it. The generators of random numbers are put back.
-    Raises ValueError for what `plan` would refuse, and for a quantization.
+    Raises ValueError for what `plan` would refuse, and for "nf4", since our layers quantize the absmax too.
     """
     from lora_course.assets.hub import quiet_transformers
 
     config = known_config(model) if isinstance(model, str) else model
     how = Situation(**situation)
     _check(config, adapter, how)
-    if how.quantization:
-        raise ValueError("a step is taken with whole weights: leave quantization out")
+    if how.quantization == "nf4":
+        raise ValueError("our layers quantize the absmax too: take 'nf4-double'")
     with torch.random.fork_rng(devices=[]), quiet_transformers():
         torch.manual_seed(0)
         real = _build(config, how).train()
+        if how.quantization:
+            quantize_base(real, {"nf4-double": "nf4"}.get(how.quantization, how.quantization))
         if adapter is not None:
             _put_adapters(real, adapter, how)
         batch = _batch(config, how)

@@ -92,8 +92,8 @@ def dequantize_nf4(quantized: NF4, dtype: torch.dtype | None = None) -> Tensor:
         )
     dtype = dtype or quantized.dtype
     fits = n > 0 and n % block == 0 and codes.device.type == "cpu" and not torch.compiler.is_compiling()
-    flat = _in_chunks(codes, absmax, block) if fits else _at_once(codes, absmax, block, n)
-    return flat.to(dtype).view(quantized.shape)
+    flat = _in_chunks(codes, absmax, block, dtype) if fits else _at_once(codes, absmax, block, n).to(dtype)
+    return flat.view(quantized.shape)
 
 
 def _at_once(codes: Tensor, absmax: Tensor, block: int, n: int) -> Tensor:
@@ -103,16 +103,19 @@ def _at_once(codes: Tensor, absmax: Tensor, block: int, n: int) -> Tensor:
     return (padded.view(-1, block) * absmax.unsqueeze(1)).view(-1)[:n]
 
 
-def _in_chunks(codes: Tensor, absmax: Tensor, block: int) -> Tensor:
-    """The same numbers, fast on a CPU: (n,) float32, for n > 0 a multiple of `block`."""
-    out = torch.empty(2 * codes.numel())
-    chunk = max(1, CHUNK // block) * block
-    if out.numel() <= chunk:
+def _in_chunks(codes: Tensor, absmax: Tensor, block: int, dtype: torch.dtype) -> Tensor:
+    """The same numbers, fast on a CPU: (n,) in `dtype`, for n > 0 a multiple of `block`."""
+    n, chunk = 2 * codes.numel(), max(1, CHUNK // block) * block
+    out = torch.empty(n, dtype=dtype)
+    if n <= chunk and dtype == torch.float32:
         _fill(out, codes, absmax, block)
-    else:
-        parts = out.split(chunk), codes.split(chunk // 2), absmax.split(chunk // block)
-        for here, packed, scale in zip(*parts, strict=True):
-            _fill(here, packed, scale, block)
+        return out
+    parts = out.split(chunk), codes.split(chunk // 2), absmax.split(chunk // block)
+    for here, packed, scale in zip(*parts, strict=True):
+        values = here if dtype == torch.float32 else torch.empty(len(here))
+        _fill(values, packed, scale, block)
+        if values is not here:
+            here.copy_(values)
     return out
 
 

@@ -47,10 +47,10 @@ def test_the_floor_is_the_formula(method, p):
 def test_ours_keeps_what_the_floor_keeps(method, p):
     torch.manual_seed(0)
     row = compare(subject(), method, R, p, rounds=1)
-    vectors = 4 * 6 * (K + K + D) if method == "dora" else 0  # the graph behind m / ||V||
-    assert row.saved_bytes_floor <= row.saved_bytes_ours <= row.saved_bytes_floor + vectors
+    norms = 4 * (K + K + D) if method == "dora" else 0  # ||V||
+    assert row.saved_bytes_ours == row.saved_bytes_floor + norms
     assert row.saved_bytes_ours < row.saved_bytes_peft or (p == 0 and method in ("lora", "lora_fa"))
-    assert row.frozen_seconds > 0 and row.overhead_ours > -1 and row.overhead_peft > -1
+    assert row.frozen_seconds > 0
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):

@@ -14,6 +14,7 @@ from lora_course.memory import plan
 from lora_course.memory.extrapolate import extended, numbers, on_lines, with_layers
 from lora_course.memory.models import MODELS, known_config
 from lora_course.memory.real import take_step
+from lora_course.quantization import nf4
 
 planning = importlib.import_module("lora_course.memory.plan")
 Situation, plan_whole = planning.Situation, planning.plan_whole
@@ -28,6 +29,8 @@ REAL = [  # model, layers of it, adapter, how
     ("minilm", 3, AdapterConfig("lora_fa"), {"optimizer": "lora_fa"}),
     ("minilm", 3, AdapterConfig("vera", 64), {}),
     ("minilm", 2, AdapterConfig(), {"dtype": BF16, "adapter_dtype": torch.float32, "sequence": 16}),
+    ("minilm", 2, AdapterConfig("lora_fa"), {"dtype": BF16, "adapter_dtype": torch.float32, "sequence": 16}),
+    ("minilm", 2, AdapterConfig("pissa"), {"dtype": BF16, "adapter_dtype": torch.float32, "sequence": 16}),
     ("gpt2", 2, None, {"optimizer": "sgd", "batch": 2}),
     ("gpt2", 3, AdapterConfig(target_modules=["c_attn"]), {"checkpointing": True}),
     ("gpt2", 2, AdapterConfig(), {"padded": False}),
@@ -51,6 +54,46 @@ def test_planned_is_measured(name, layers, adapter, how):
         assert getattr(planned, field) == getattr(real, field), field
 
 
+QUANTIZED = [
+    ("minilm", 3, AdapterConfig(), {"quantization": "nf4-double", "sequence": 32}),
+    ("minilm", 3, AdapterConfig("vera", 64, dropout=0.1), {"quantization": "nf4-double"}),
+    ("minilm", 3, AdapterConfig("dora", 4, dropout=0.1), {"quantization": "int8"}),
+    ("minilm", 2, AdapterConfig(), {"quantization": "int8", "dtype": BF16, "sequence": 16}),
+    ("minilm", 2, AdapterConfig(), {"quantization": "nf4-double", "dtype": BF16, "adapter_dtype": torch.float32}),
+    ("gpt2", 2, AdapterConfig(), {"quantization": "nf4-double", "padded": False}),
+    ("smollm2-135m", 3, AdapterConfig("lora_fa"), {"quantization": "nf4-double", "checkpointing": True}),
+    ("smollm2-135m", 2, AdapterConfig(rank=16), {"quantization": "nf4-double", "dtype": BF16, "sequence": 8}),
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore:the head:UserWarning")
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize(("name", "layers", "adapter", "how"), QUANTIZED)
+def test_planned_is_measured_over_a_quantized_base(name, layers, adapter, how):
+    """But for the table of pairs of NF4, 2 KiB. With one thread a weight's indices would be on top."""
+    config = with_layers(known_config(name), layers)
+    planned, real = plan(config, adapter, **how), take_step(config, adapter, **how)
+    assert planned.saved_by_module == real.saved_by_module
+    assert planned.parameters + planned.buffers == real.parameters + real.buffers
+    assert (planned.gradients, planned.optimizer_state) == (real.gradients, real.optimizer_state)
+    table = 0 if how["quantization"] == "int8" else nf4.WORDS.nbytes
+    assert {phase: peak + table for phase, peak in planned.phase_peaks.items()} == real.phase_peaks
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_our_layers_have_no_single_quantization():
+    with pytest.raises(ValueError, match="take 'nf4-double'"):
+        take_step("minilm", AdapterConfig(), quantization="nf4")
+
+
 @pytest.mark.filterwarnings("ignore:the head:UserWarning")
 @pytest.mark.parametrize("method", [m for m in METHODS if m not in ("dylora", "loftq")])  # it draws what it saves
 def test_every_method_can_be_planned(method):
@@ -68,7 +111,7 @@ def test_loftq_is_planned_as_the_quantized_base_that_it_makes():
     planned = plan(config, AdapterConfig("loftq", 4), sequence=20)
     real = take_step(config, AdapterConfig("loftq", 4), sequence=20)
     assert planned.saved == real.saved
-    assert planned.parameters + planned.buffers == pytest.approx(real.parameters + real.buffers, rel=0.01)
+    assert planned.parameters + planned.buffers == real.parameters + real.buffers
 
 
 SMALL = {"vocab_size": 300, "max_position_embeddings": 64}
@@ -132,7 +175,8 @@ def test_peak_of_a_quantized_model_by_hand():
     saving = linear * (16 - 4.5) / 8
     assert plain.parameters - quantized.parameters == saving
     assert plain.phase_peaks["optimizer step"] - quantized.phase_peaks["optimizer step"] == saving
-    assert plain.phase_peaks["forward"] - quantized.phase_peaks["forward"] == saving - 2 * 64 * 112  # one is whole
+    unpacked = 64 * 112 * (2 + 4)  # one weight at a time, in bfloat16 and on the way there in float32
+    assert saving - unpacked <= plain.phase_peaks["forward"] - quantized.phase_peaks["forward"] < saving
     assert (plain.saved, plain.gradients) == (quantized.saved, quantized.gradients)
 
 

@@ -17,7 +17,8 @@ from lora_course.adapters import METHODS
 from lora_course.adapters.config import ALL_LINEAR, AdapterConfig
 from lora_course.memory import MemoryPlan, StepMemory, plan
 from lora_course.memory.models import MODELS
-from lora_course.memory.plan import BITS, OPTIMIZERS
+from lora_course.memory.packed import QUANTIZED
+from lora_course.memory.plan import OPTIMIZERS
 from lora_course.memory.real import take_step
 from lora_course.tables import in_units
 from lora_course.teaching.widgets.memory_picture import CARDS, Asked, Largest, draw, size_of, waiting
@@ -169,6 +170,6 @@ def _controls() -> dict[str, w.Widget]:
         "batch": w.SelectionSlider(options=powers[:8], value=16, description="Batch"),
         "sequence": w.SelectionSlider(options=[16, 32, *powers[6:], 2048, 4096], value=64, description="Tokens each"),
         "checkpointing": w.Checkbox(False, description="Checkpointing", indent=False),
-        "quantization": w.Dropdown(options=[("none", None), *((name, name) for name in BITS)], description="Quantized"),
+        "quantization": w.Dropdown(options=[("none", None), *((q, q) for q in QUANTIZED)], description="Quantized"),
         "card": w.Dropdown(options=list(CARDS), value="8 GB", description="Must fit in"),
     }
