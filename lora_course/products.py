@@ -10,6 +10,8 @@ have many lengths.
 from __future__ import annotations
 
 import os
+import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -68,6 +70,14 @@ def mkl_leaves_avx512_idle() -> bool:
     """Whether this is an AMD processor with AVX-512, and a torch with oneDNN's product in it."""
     able = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available()
     return able and "AuthenticAMD" in processor() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def processor_name() -> str:
+    """For people: the name, family and model of the first processor, or what kind it is."""
+    said = dict(re.findall(r"^(model name|cpu family|model)\s*: (.+)$", processor(), re.MULTILINE))
+    if "model name" not in said:
+        return processor() or platform.machine()
+    return f"{said['model name']} (family {said.get('cpu family', '?')}, model {said.get('model', '?')})"
 
 
 def processor() -> str:

@@ -355,5 +355,4 @@ course_map.explore()
 # - Hu et al. 2021, [LoRA: Low-Rank Adaptation of Large Language Models](https://arxiv.org/abs/2106.09685): the abstract and figure 1 are enough
 #   for today.
 # - Devlin et al. 2018, [BERT](https://arxiv.org/abs/1810.04805): the family that our encoder comes from.
-# - Next: lesson 01 asks why so little is enough, lesson 02 builds the layer that did all this. (Lessons 08 and 12 to 14
-#   are being written; where a lesson mentions one of them, that is the plan.)
+# - Next: lesson 01 asks why so little is enough, lesson 02 builds the layer that did all this.

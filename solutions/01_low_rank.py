@@ -816,7 +816,7 @@ assert (
 #
 # Put the numbers side by side, yours above, and hold on to what they say and what they do not.
 #
-# - **The change is not of low rank, but what the task needs of it is.** In our run, rank 4 holds about half of the energy and, as far as 1 000 test
+# - **The change is not of low rank, but what the task needs of it is.** In our run, rank 4 holds about half of the energy and, as far as the test
 #   sentences can tell, all of the accuracy; rank 2 comes close. At rank 0 the same head on the same body is near guessing, so it is these few
 #   directions that do it, not the head. Rank 1, though, is no better than rank 0: there is a least that it takes.
 # - **The rest is not quite nothing.** Look at "all but the first 8", which is what a rank-8 adapter would throw away. It still holds a third of the
@@ -830,8 +830,8 @@ assert (
 #
 # <details><summary>1. A change of rank 8 holds 60 % of the energy of a weight change. Has 40 % of what was learned been lost?</summary>
 #
-# Nobody knows until it is measured. Energy weighs all directions by their size; the task weighs them by their effect on the answer. Above, a small share
-# of the energy carried nearly all of the accuracy.
+# Nobody knows until it is measured. Energy weighs all directions by their size; the task weighs them by their effect on the answer. Above, about half
+# of the energy carried all of the accuracy that we could measure.
 #
 # </details>
 # <details><summary>2. Each layer's change has rank 8. Is the change of the model's output, as a function of its input, of rank 8 as well?</summary>

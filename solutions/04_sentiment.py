@@ -88,7 +88,8 @@ train = tokenize_reviews(splits["train"], tokenizer, settings["max_length"])
 lengths = torch.tensor([len(ids) for ids in train["input_ids"]])
 
 fig, ax = plt.subplots(figsize=(7, 3.2))
-ax.hist(lengths.numpy(), bins=40, color="#0072B2")
+width = max(1, int(lengths.max()) // 60)  # whole tokens, or bins would hold one length or two by turns
+ax.hist(lengths.numpy(), bins=range(0, int(lengths.max()) + width + 1, width), color="#0072B2")
 ax.axvline(
     lengths.float().mean(),
     color="#D55E00",
@@ -523,4 +524,4 @@ for rank in (8, 64, 142):
 # - Houlsby et al. 2019, [Parameter-Efficient Transfer Learning for NLP](https://arxiv.org/abs/1902.00751): the same trade, one
 #   idea earlier.
 # - Liang et al. 2021, [R-Drop](https://arxiv.org/abs/2106.14448): why two dropouts are better than one.
-# - Devlin et al. 2018, [BERT](https://arxiv.org/abs/1810.04805): section 4 is the recipe for full fine-tuning that the `full` profile follows.
+# - Devlin et al. 2018, [BERT](https://arxiv.org/abs/1810.04805): appendix A.3 has the ranges from which the `full` profile takes batch size, rate and epochs.

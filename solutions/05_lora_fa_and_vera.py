@@ -162,7 +162,7 @@ for method in ("full", "lora", "lora_fa"):
 
 # %% [markdown]
 # Your formula and the scales agree to the byte. Now read the fine print of LoRA-FA. The saving is there **only** while W is frozen *and*
-# nothing else holds on to $x$ or to something of its size. Dropout on the branch is enough to break it:
+# nothing else holds on to $x$ or to something of its size. Dropout on the branch is enough to spoil most of it:
 
 # %%
 print("KiB kept by three layers that read the same x, measured:")
@@ -261,8 +261,8 @@ for width in (12, 48, 384, 1536):
 
 # %% [markdown]
 # In a narrow layer the projection matters. In a wide one it hardly does: the rows of a random A are then almost orthogonal and of almost the
-# same length, so $AA^\top$ is nearly a multiple of the identity, and the projection is nearly a change of *length*. Adam divides by
-# the length of the gradient anyway. So here is a prediction to hold against the real run below: on an encoder of width 384, the two
+# same length, so $AA^\top$ is nearly a multiple of the identity, and the projection is nearly a change of *length*. Adam divides each entry by
+# the running size of that entry, so a common factor drops out. So here is a prediction to hold against the real run below: on an encoder of width 384, the two
 # optimizers of LoRA-FA should end up close together.
 #
 # ## Freeze both: VeRA
@@ -655,7 +655,8 @@ plt.show()
 # its own: test accuracy .478 for LoRA on query and value, .404 for LoRA-FA, .354 for VeRA. So freezing can cost something, and a small
 # test may not notice. Measure how much on your task.
 #
-# Our prediction held: at this width the two optimizers of LoRA-FA end up close together, closer than one seed could tell apart.
+# Our prediction held: at this width the two optimizers of LoRA-FA end up close together, closer than one seed could tell apart. (Their best rates
+# are neighbours on our coarse grid, and no closer.)
 #
 # When would you choose which? LoRA-FA when activations are what does not fit: long inputs, many adapted layers. VeRA when adapters are
 # stored by the thousand, one for each user, say. Otherwise LoRA.
@@ -680,7 +681,7 @@ print(f"largest change of a logit by merging: {(before - after).abs().max():.0e}
 # %% [markdown]
 # ## Self-test
 #
-# <details><summary>1. You use LoRA-FA with dropout 0.1 and see no saving. Why?</summary>
+# <details><summary>1. You give LoRA-FA a dropout of 0.1, and its layers keep many times as much as before. Why?</summary>
 #
 # Dropout keeps a mask with an entry for each of x's, to send the gradient back through it. The saving needs a frozen W, a
 # frozen A, and dropout 0.

@@ -646,8 +646,8 @@ plt.show()
 # paper, then in float64, then on a real model. Whether 24 is a better $\alpha$ than 16 is an ordinary question of tuning. At this learning rate, which was
 # chosen for 16, it looks too loud: so says the failed seed, of both of them.
 #
-# **LoRA+** is not settled, and it did not win. Its mean lies *below* plain LoRA's, but look at the dots: the seeds of LoRA+ lie further apart
-# than the two means, and each rate was chosen with a single seed. Forty steps on a model 384 wide are not what the method is made
+# **LoRA+** is not settled, and it did not win. In the saved run each of its seeds lies *below* each of plain LoRA's. But there are three of a kind,
+# the gap is hardly wider than one standard error of the test sentences, and each rate was chosen with a single seed. Forty steps on a model 384 wide are not what the method is made
 # for; its abstract reports 1 to 2 % better results and up to twice the speed, on larger models and longer runs. There is a lesson in the second
 # column all the same: once tuned, B learns at nearly the *same* rate in both. What the ratio then changes is A, which got slower. So a
 # comparison at one fixed lr would mostly have compared learning rates of B. If you try LoRA+, tune lr for each ratio, and use several

@@ -156,8 +156,8 @@ print("same outputs:", torch.equal(rank_stabilized(x), plain(x)))
 # %% [markdown]
 # ## Length and direction: DoRA
 #
-# A row of W belongs to one output. Like every vector it has a length and a direction. Liu et al. (2024) saw that full fine-tuning
-# changes the two rather independently, while LoRA changes both a lot or both a little. So they train them apart:
+# A row of W belongs to one output. Like every vector it has a length and a direction. Liu et al. (2024) saw that where full fine-tuning
+# changes one a lot it tends to change the other little, while LoRA changes both a lot or both a little. So they train them apart:
 #
 # $$h = m \odot \frac{V x}{\lVert V \rVert} + b, \qquad V = W + \tfrac{\alpha}{r} BA$$
 #
@@ -451,7 +451,7 @@ export_as_lora = check("07.5", export_as_lora)
 # starts from.
 #
 # What about the learning rate? Each method gets its own: rates a factor of two apart were tried beforehand on the same sentences, until the best had a worse one on
-# either side. The loss on the validation split was the judge, never the test split. One rate for all would be no fair comparison: at rank 8, rsLoRA's scale is √8 times LoRA's, and PiSSA's gradients are larger from the start.
+# either side. The loss on the validation split was the judge, never the test split. One rate for all would be no fair comparison: at rank 8, rsLoRA's scale is √8 times LoRA's, and PiSSA's A and B are large from the start, so that an equal step of Adam changes their product more.
 
 
 # %%
@@ -587,8 +587,8 @@ plt.show()
 #   the search above gave it a lower rate than LoRA is what its louder scale would make you expect.
 # - **DoRA** has a few more parameters, keeps more for the backward pass and takes longer; that much is measured above, on any seed. What it buys on a small task is below
 #   what this many sentences can show.
-# - **PiSSA** costs what LoRA costs, but for one SVD at the start and a file of twice the rank. If its loss falls sooner, look at its learning rate and the scale of
-#   its gradients before you praise the singular vectors.
+# - **PiSSA** costs what LoRA costs, but for one SVD at the start and a file of twice the rank. If its loss falls sooner, look at its learning rate and the size of
+#   its A and B before you praise the singular vectors.
 #
 # None of this says that the papers are wrong: they measure larger models, longer runs and several seeds. It says what a table like this one can carry.
 

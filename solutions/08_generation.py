@@ -363,13 +363,13 @@ for prompts in (PLAIN, PROMPTS):
     )
 
 # %% [markdown]
-# In nats the two pairs can hardly be told apart on so few reviews: the difference is well inside the errors. But after "Rating: wonderful" the own label is the likelier one more often, and the text is less
-# surprising altogether. While this lesson was written, five pairs were tried on 120 other reviews; there the gain was +0.12 ± 0.19 nats for the plain pair and +1.19 ± 0.19 for this one. So we keep this one. Choosing the right words cost nothing.
-# (Those 120 were the test reviews of the `cpu` profile. So the perplexity *before*, below, is that of a prompt chosen on the same reviews, which flatters the model that was not trained, if anyone. The cell above shows how to choose properly: on validation reviews.)
+# In nats the two pairs cannot be told apart on so few reviews: the difference is well inside the errors. Nor can the shares, taken alone. But after "Rating: wonderful" the text is also less surprising altogether, so we keep that pair.
+# Choosing the right words cost nothing. (It was the best of five pairs already while this lesson was written, and those were tried on test reviews. So the perplexity *before*, below, flatters the model that was not trained, if anyone. The cell
+# above shows how to choose properly: on validation reviews.)
 #
-# Notice the sizes, too. A review has about 25 tokens of some 5 nats each. Which of two labels it has can be worth at most about ln 2 ≈ 0.7 nats to a calibrated model. **The label is half a percent of
-# the loss.** A model can become much better at reviews and hardly listen to the label, and the loss would not tell you. That is no mere possibility. While this lesson was written, the plain pair was fine-tuned first
-# (640 sentences, 40 steps, one CPU thread): perplexity on 150 test reviews fell from 205 to 68, a fine result, and of 96 reviews that it wrote, 53 were judged to be what was asked. That is chance.
+# Notice the sizes, too. A review has about 25 tokens of some 5 nats each. To be told which of two labels it has, rather than nothing, can be worth at most about ln 2 ≈ 0.7 nats to a calibrated model. (The gain above is over a model that was told
+# the *wrong* label, so it may be larger.) **The label is half a percent of the loss.** A model can become much better at reviews and hardly listen to the label, and the loss would not tell you. That is no mere possibility. While this lesson was
+# written, the plain pair was fine-tuned first: the perplexity fell as nicely as it will below, and the judge found what it wrote no better than chance.
 #
 # ## The fine-tune
 #
@@ -632,7 +632,7 @@ for label in (1, 0):
 # %% [markdown]
 # ## A judge
 #
-# Did it work? Reading four sentences is not evidence, and the author of a model is a poor judge of it. So let a classifier decide: the encoder of lesson 04 with LoRA, trained for a minute. It reads sixty reviews for each prompt.
+# Did it work? Reading four sentences is not evidence, and the author of a model is a poor judge of it. So let a classifier decide: the encoder of lesson 04 with LoRA, trained for a minute. It reads all that was written for each prompt.
 # It trains on sentences from the end of the training split, which neither the language model nor the prompt above has seen (on the `cpu` profile), and it has its own errors, so first we need to know those.
 
 # %%
@@ -706,8 +706,8 @@ fig.tight_layout()
 plt.show()
 
 # %% [markdown]
-# Each bracket is Wilson's 95 % interval for a share of n. It covers chance in *these* samples, not the judge's own mistakes. Those show in the last column: real reviews, which are what they are, do not reach 1 either. No generator can be expected to do better
-# in this judge's eyes.
+# Each bracket is Wilson's 95 % interval for a share of n. It covers chance in *these* samples, not the judge's own mistakes. Those show in the last row: real reviews, which are what they are, do not reach 1 either. That is
+# no ceiling, though. A generator that writes more bluntly than critics do can please this judge better than they, and in the saved run one does.
 #
 # Now, one number for each way: how often is the judge's verdict the one we asked for, over both prompts? A model that ignores the label gets 0.5, whatever its mood.
 
@@ -776,7 +776,7 @@ print(f"on                {type(tuned_model).__name__}, {describe_device(device)
 # </details>
 # <details><summary>2. Perplexity halves, and yet the model hardly follows the label. How can both be true?</summary>
 #
-# The label is worth at most ln 2 nats a review, out of a hundred or more. The loss rewards style, words and topic first. What you want to know you must measure by itself: the gain over the wrong label, or a judge.
+# Knowing the label is worth at most ln 2 nats a review over not knowing it, out of a hundred or more. The loss rewards style, words and topic first. What you want to know you must measure by itself: the gain over the wrong label, or a judge.
 #
 # </details>
 # <details><summary>3. You want ten different answers, and set num_beams=10 and temperature=1.2. What do you get, and what should you do?</summary>

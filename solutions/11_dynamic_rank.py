@@ -204,14 +204,15 @@ nested_branch = check("11.1", nested_branch)
 #
 # $$I = |w\,g| \qquad \bar I \leftarrow \beta_1 \bar I + (1-\beta_1)\, I \qquad \bar U \leftarrow \beta_2 \bar U + (1-\beta_2)\, |I - \bar I| \qquad \text{score} = \bar I\, \bar U$$
 #
-# The *spread* U says how much the importance still fluctuates. Multiplying by it keeps ranks about which the jury is still out.
+# The *spread* U says how much the importance still fluctuates. Multiplying by it keeps numbers about which the jury is still out. A rank is worth the score of
+# its number in E, plus the mean score of its row of A, plus that of its column of B.
 #
 # ## Exercise 11.2 · What a rank is worth
 #
 # ★★ · 15 minutes
 #
 # Write `update_importance(weight, gradient, average, spread, beta1, beta2)` that returns the new average, the new spread and the score, all of the same shape. The
-# spread compares with the *new* average.
+# spread compares with the *new* average. Leave what you are given as it is.
 #
 # <details><summary>Nudge</summary>
 #
@@ -296,7 +297,7 @@ def cubic_budget(step: int, first: int, target: int, warmup: int, last: int) -> 
 cubic_budget = check("11.3", cubic_budget)
 
 # %% [markdown]
-# Your score and your budget at work, on one small layer. Its task needs a change of rank 2, and it starts with 6. (No penalty here, to keep it short.)
+# Your score and your budget at work, on one small layer. Its task needs a change of rank 2, and it starts with 6. (No penalty here, and only E is scored, to keep it short.)
 
 # %%
 seed_everything(0)
@@ -347,7 +348,7 @@ print(f"loss after 400 steps {loss.item():.2e}, with ranks {keep.sort().values.t
 # Two things to know before you use AdaLoRA.
 #
 # **It masks, it does not shrink.** A switched-off rank keeps its row of A and its column of B, their gradients and their optimizer state: it may come back. In training you pay for the *first* rank
-# until the end, and a little more for the averages. Only the saved file is smaller.
+# until the end, and until the last rank is chosen for two averages of every number, as many as Adam keeps. Only the saved file is smaller.
 #
 # **Somebody must call it.** In PEFT the ranks change in `update_and_allocate(step)`, and it is *your* loop that must call it after each optimizer step. A loop that does not, `transformers.Trainer` among
 # them, trains without an error at the full first rank, with a penalty on top. Here are both loops, on a toy BERT:
@@ -407,8 +408,8 @@ for called in (False, True):
 #
 # ★★ · 15 minutes
 #
-# Write `grow(A, B, alpha, rank)`: A and B with more ranks, and the alpha that goes with them. The layer must compute what it computed before, to rounding, and the new ranks must be able to
-# learn. Old ranks first, new ones after them.
+# Write `grow(A, B, alpha, rank)`: A and B with more ranks, and the alpha that goes with them. The layer must compute what it computed before, to rounding, and the new ranks begin like those of a
+# new LoRA layer (02.2): rows of A random and as large as there, columns of B zero. Old ranks first, new ones after them.
 #
 # <details><summary>Nudge</summary>
 #
@@ -515,7 +516,7 @@ print(
 # %% [markdown]
 # ## The optimizer has a copy of everything
 #
-# A new A is a new tensor. The optimizer still holds the old one, with its averages, and will faithfully go on training it. That bug makes no noise: the loss just stops falling. `resize_rank(layer, rank, optimizer)`
+# A new A is a new tensor. The optimizer still holds the old one, with its averages. It gets no gradient any more, and of the new one the optimizer knows nothing. That bug makes no noise: nothing is trained, and the loss just stops falling. `resize_rank(layer, rank, optimizer)`
 # of the package puts the new tensors into the optimizer and carries the averages over. Here is one layer, resized in mid-training in both ways:
 
 
@@ -791,7 +792,7 @@ print(f"numbers in A, E and B: {in_memory:,} in memory, {in_file:,} in the saved
 # - **Resizing** is for long runs and tight budgets, where memory really has to go. It needs a signal that means something, and on real data the loss of a window is a noisy one.
 #
 # The plain alternative deserves to be named: choose a rank that is surely enough, put it on every layer, and spend your time on the learning rate. In the comparison that comes with PEFT (Llama-3.2-3B, MetaMathQA), AdaLoRA
-# reached a test accuracy of .373, plain LoRA with rank 32 on two matrices .478.
+# reached a test accuracy of .373, plain LoRA with rank 32 on two matrices .478 (one seed, one learning rate for both, and a much smaller alpha for AdaLoRA: hear it with the caution of lesson 13).
 #
 # ## Self-test
 #

@@ -459,7 +459,7 @@ print(
 )
 
 # %% [markdown]
-# Hollow dots are trials that were stopped, at the loss where they stood. A loss of ln 2 ≈ 0.693 is what a model has that knows nothing and says so: many settings never get off the ground in so short a run. What would have been the
+# Hollow dots are trials that were stopped, at the loss where they stood. A loss of ln 2 ≈ 0.693 is what a model has that knows nothing and says so: many settings had not got off the ground yet where they were stopped, and whether they would have the picture cannot tell. What would have been the
 # time without pruning?
 
 # %%
@@ -494,7 +494,7 @@ print(f"{len(again)} trials, the same as before: {again == results}")
 #
 # ## Which choices mattered?
 #
-# Optuna can say how much each choice had to do with success. Its method, PED-ANOVA (Watanabe et al. 2023), asks: how differently is a choice distributed among the best quarter of the trials than among all of them? No model is fitted, and a
+# Optuna can say how much each choice had to do with success. Its method, PED-ANOVA (Watanabe et al. 2023), asks: how differently is a choice distributed among the best quarter of the trials than among all of them? No model of the score is fitted, only how densely each choice occurs in the one group and in the other, and a
 # pruned or failed trial counts too, since all that matters is that it is not among the best.
 #
 # The numbers always add up to 1, *also if nothing mattered*. So we ask a second question: deal the same results to the trials at random, again and again. What does importance look like when there can be none?
@@ -518,7 +518,7 @@ display(contour_plot(results, "learning_rate", "rank", plan.metric))
 # Read both pictures with suspicion. In the first, look at the marks before the bars: where results are dealt at random, the learning rate still takes more than half of the importance in one shuffle of twenty. It is the only choice on a
 # continuous scale, and a handful of good trials never spreads evenly along a line. A bar like that, without its mark, proves nothing. In the search saved here no choice comes out above luck, which is not the same as
 # not mattering: sixteen trials are too few to tell. And after trial 10 the sampler drew mostly near its favourites, so that the other ranks were hardly tried again. In the second picture most of the plane is white or rests on one trial; the colours
-# between the dots are a guess.
+# between the marks are a guess, and a pruned trial colours with the loss at which it was stopped, which flatters nobody.
 #
 # With so few trials, six choices and one seed, the honest statement about most of them is "we cannot tell".
 #

@@ -367,7 +367,7 @@ peak = full.measured["peak_bytes"] / lora.measured["peak_bytes"]
 print(f"full fine-tuning has {trained:.0f} times the trained numbers of LoRA, and {peak:.1f} times the peak of a step")
 
 # %% [markdown]
-# Of fifteen comparisons, one interval leaves out zero: full fine-tuning, two points ahead of LoRA, for 67 times the trained numbers and 2.4 times the memory. And even this one deserves a frown: in 20 comparisons of equals, one 95 % interval misses zero by chance. No other
+# Of fifteen comparisons, one interval leaves out zero: full fine-tuning, two points ahead of LoRA, for 67 times the trained numbers and 2.3 times the peak of a step. And even this one deserves a frown: in 20 comparisons of equals, one 95 % interval misses zero by chance. No other
 # adapter is settled against LoRA, neither way. On this task, at these sizes, choosing among them is choosing what to pay with.
 #
 # ## Inside a run
@@ -418,7 +418,7 @@ def effective_rank(singular_values: list[float]) -> float:
 effective_rank = check("13.4", effective_rank)
 
 # %% [markdown]
-# Before you run: B starts at zero and A does not. Which of the two gradients is zero in the first step? And the gradient of a batch is a sum over many sentences: will the change keep to one direction, or use all eight ranks?
+# Before you run: B starts at zero and A does not. Which of the two gradients is zero in the first step? And the gradient of a batch is a sum over many sentences: will the change keep to one direction, or use all eight ranks? (LoRA is in 36 layers of the blocks and in the pooler.)
 
 # %%
 from lora_course.assets import load_encoder, load_reviews
@@ -457,7 +457,8 @@ print(f"first step: gradient of A {max(row.grad_norm_A for row in first):g}, of 
 # %% [markdown]
 # Every figure of `plots` carries such a description, computed from the same data. In the notebook it is the image's alternative text, for those who listen to the page instead of looking at it, and for you, to check what you believe you see.
 #
-# A's gradient is exactly zero until B has moved, and B only moves once the warm-up lets the learning rate leave zero. After that, all layers change, but not by equal amounts:
+# A's gradient is exactly zero until B has moved, and B only moves once the warm-up lets the learning rate leave zero. After that the change spreads over nearly all of its eight ranks: a low rank is what we gave it, not what it
+# would have stopped at. All layers change, but not by equal amounts:
 
 # %%
 plots.by_layer(history, "norm")
@@ -470,7 +471,7 @@ plots.singular_spectrum({f"MLP in, layer {i}": change_spectrum(layers[ends[i]]).
 # %% [markdown]
 # ## What the field says, asked again
 #
-# Four things are often said of LoRA. `lora-course bench claims` asks each of them again in small: 640 sentences, 40 steps, three seeds for each configuration, and learning rates chosen by validation loss. The verdicts below are computed from those measurements with the functions that you have written (the
+# Four things are often said of LoRA. `lora-course bench claims` asks each of them again in small: 640 sentences, 40 steps, three seeds for each configuration, for the first and the third with learning rates chosen by validation loss, for the other two with one rate. The verdicts below are computed from those measurements with the functions that you have written (the
 # package's copies of them). BENCHMARKS.md has the tables.
 
 # %% tags=["nbval-check-output"]
@@ -487,7 +488,7 @@ plots.learning_rates(CLAIMS["rate"].histories(claims))
 # One by one.
 #
 # **The learning rate** is as clear as anything gets here: two hills of the same height, one ten times to the right of the other. (Their grid cannot tell 10 from 15, which the authors found for very short runs.) Look at how *narrow* they are: one step of the grid, a factor of
-# three, costs some ten points, or twenty. Whoever compares two methods "at the same learning rate" compares how near each happens to be to its own top.
+# three, costs ten to twenty-six points. Whoever compares two methods "at the same learning rate" compares how near each happens to be to its own top.
 
 # %%
 plots.side_by_side(CLAIMS["targets"].histories(claims))
@@ -511,7 +512,7 @@ plots.rank_impact(CLAIMS["rank"].histories(claims))
 #
 # ## Memory, rank and bits
 #
-# Two more pictures for your own decisions. Rank and memory: gradients and optimizer state grow in step with the rank, but the peak of a training step hardly notices, because activations and frozen weights are most of it.
+# Two more pictures for your own decisions. Rank and memory: gradients and optimizer state grow in step with the rank, but from rank 1 to 64 the peak of a training step grows by a fifth only, because activations and frozen weights are most of it.
 
 # %%
 plots.memory_against_rank(CLAIMS["rank"].histories(claims))
@@ -545,9 +546,9 @@ plots.quantization_error(errors)
 #
 # Nobody can say it for your task, but you can now find out, and most of the way is short:
 #
-# 1. **Start with plain LoRA on all linear layers**, rank 8 or 16, alpha twice the rank. Above, nothing beat it by more than chance explains.
-# 2. **Spend your search on the learning rate**, not on the method: a factor of three there costs more accuracy than any other choice on this page.
-# 3. **Let costs choose among equals.** Memory of activations too large: LoRA-FA (lesson 05), or checkpointing (09). Memory of weights: a quantized base (10). A file of a few kilobytes: VeRA or (IA)³. Time of a step: avoid what builds
+# 1. **Start with plain LoRA on all linear layers**, rank 8 or 16, alpha twice the rank. Above, no other adapter beat it by more than chance explains; full fine-tuning did, by two points.
+# 2. **Spend your search on the learning rate**, not on the method: a factor of three there costs as much accuracy as any other choice on this page.
+# 3. **Let costs choose among equals.** Memory of activations too large: LoRA-FA (lesson 05), or checkpointing (09). Memory of weights: a quantized base (10). A file of some hundred kilobytes: VeRA or (IA)³. Time of a step: avoid what builds
 #    the whole change of the weight in every forward pass, such as LoHa and LoKr here.
 # 4. **Before you believe that B is better than A**, give both the same seeds and a learning rate of their own, and look at the interval. If it holds zero, say so, and take the simpler one.
 #

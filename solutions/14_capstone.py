@@ -325,7 +325,7 @@ plt.show()
 
 # %% [markdown]
 # **Explain.** Each accuracy is the truth plus luck. Choosing the largest of twenty chooses luck, and the more seeds you run the more of it you find. On fresh sentences the luck is
-# gone, and nearly all of the gain with it. It is the same with twenty settings, twenty checkpoints, or twenty looks at the test split in the course of a project.
+# gone, and all of the gain with it. It is the same with twenty settings, twenty checkpoints, or twenty looks at the test split in the course of a project.
 #
 # **Fix.** Choose on one split, report another. And report what another seed would have given: mean and spread.
 #
@@ -372,7 +372,7 @@ print(f"the probe that {small} sentences chose: {chosen_seed:.3f} on {rest} othe
 # %% [markdown]
 # ## Three candidates
 #
-# One method is no choice, and a hundred are lesson 12. We take three that fit the budget, each at a learning rate that suits it: every linear layer at the largest rank that fits; query and value at the largest we asked
+# One method is no choice, and a hundred are lesson 12. We take three that fit the budget, each at one learning rate, chosen without a search: every linear layer at the largest rank that fits; query and value at the largest we asked
 # for; and rank 8 everywhere with LoRA+. Same sentences, same order, same seed, one pass.
 
 # %%
@@ -821,4 +821,4 @@ handover.cleanup()
 # - Dodge et al. 2019, [Show Your Work](https://arxiv.org/abs/1909.03004): the expected best of n trials, as a curve: the twenty seeds of the bug lab, turned into an honest figure.
 # - The relatives that the package has and no lesson builds: (IA)³ in Liu et al. 2022, [Few-Shot Parameter-Efficient Fine-Tuning](https://arxiv.org/abs/2205.05638); LoHa in Hyeon-Woo et al. 2021,
 #   [FedPara](https://arxiv.org/abs/2108.06098); LoKr in Edalati et al. 2022, [KronA](https://arxiv.org/abs/2212.10650), and both in Yeh et al. 2023, [LyCORIS](https://arxiv.org/abs/2309.14859).
-# - [Everything that the course cites](../READING.md), in one table: what to read it for, and which lesson sends you there.
+# - [Every arXiv paper that the course cites](../READING.md), in one table: what to read it for, and which lesson sends you there.

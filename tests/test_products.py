@@ -1,5 +1,7 @@
 """Both libraries give the product, and the one that is chosen is the one that should be."""
 
+import platform
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -144,3 +146,16 @@ def test_a_comparison_of_steps_can_do_without(machine, monkeypatch):
     with products.as_torch_multiplies():
         outcome(layer, x)
     assert len(answers) > count + 4 and not any(answers[count:])
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("vendor_id\t: X\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: Some CPU\n", "Some CPU (family 26, model 2)"),
+        ("AMD64 Family 25", "AMD64 Family 25"),
+        ("", platform.machine()),
+    ],
+)
+def test_the_name_of_the_processor(monkeypatch, text, name):
+    monkeypatch.setattr(products, "processor", lambda: text)
+    assert products.processor_name() == name

@@ -26,10 +26,10 @@ def resize_rank(target: nn.Module, rank: int, optimizer: torch.optim.Optimizer |
     """Give a LoRA layer, or every one in a model, this rank, between two optimizer steps. In place; returns `target`.
 
     optimizer: what trains the layers, if there is one already. A and B become new tensors, and an optimizer that is
-    not told would go on training the old ones. Its averages are carried over: of gradients exactly as the gradients
-    of the new A and B follow from those of the old, of squared gradients as if entries were independent; a new row or
-    column starts with no momentum and the others' mean square, so that its first steps are not oversized. State of
-    any other kind starts afresh.
+    not told would hold on to the old ones and train nothing. Its averages are carried over: of gradients exactly as
+    the gradients of the new A and B follow from those of the old, of squared gradients as if entries were independent;
+    a new row or column starts with no momentum and the others' mean square, so that its first steps are not oversized.
+    State of any other kind starts afresh.
 
     Raises ValueError, before anything is changed, if there is no LoRA layer, a rank does not fit a layer, a layer is
     merged or of another method, the optimizer does not train it, or several processes train the model together.

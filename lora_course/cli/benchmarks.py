@@ -20,7 +20,7 @@ def register(command: Command) -> None:
         bench,
         "long comparisons: all methods on one task; known claims; adapter overhead beside PEFT's",
         "  lora-course bench methods      accuracy, cost and times of every method (some twenty minutes)\n"
-        "  lora-course bench claims       what is said of LoRA, asked again in small (some twenty minutes)\n"
+        "  lora-course bench claims       what is said of LoRA, asked again in small (some thirty minutes)\n"
         "  lora-course bench overhead     what adapters add to a step, ours beside PEFT's (some ten minutes)",
     )
     kinds = added.add_subparsers(dest="what", required=True, metavar="WHAT")
@@ -94,7 +94,7 @@ def bench_claims(arguments: argparse.Namespace) -> int:
 
 
 def bench_overhead(arguments: argparse.Namespace) -> int:
-    import platform
+    from importlib.metadata import version
 
     import torch
 
@@ -102,13 +102,15 @@ def bench_overhead(arguments: argparse.Namespace) -> int:
     from lora_course.atomic import write_files
     from lora_course.device import describe_device
     from lora_course.experiments import overhead
+    from lora_course.products import processor_name
 
     busy = f", load average {os.getloadavg()[0]:.1f} before it began" if hasattr(os, "getloadavg") else ""
     try:
         rows = overhead.measure_overhead(arguments.rounds)
     except AssetError as error:
         return problem(str(error))
-    machine = f"{describe_device(torch.device('cpu'))}, {platform.machine()}, torch {torch.__version__}{busy}"
+    versions = f"torch {torch.__version__}, PEFT {version('peft')}"
+    machine = f"{describe_device(torch.device('cpu'))}, {processor_name()}, {versions}{busy}"
     text = overhead.report(rows, machine)
     print(text)
     try:

@@ -197,8 +197,8 @@ def report(histories: Sequence[History], figures: dict[str, str]) -> str:
         f"{first.run.model} on {first.run.dataset}, {first.evaluations[-1].step} steps; judged on "
         f"{first.measured['test_samples']} other sentences; seeds {seeds}. Written by `lora-course bench claims` on "
         f"{first.run.device}, torch {first.run.versions['torch']}: {len(histories)} runs, {seconds:.0f} s of training "
-        "and validation. Learning rates are chosen by validation loss; intervals are of differences between runs of "
-        "the same seed.",
+        "and validation. Learning rates are chosen by validation loss where a claim is about them, and one for all "
+        "where it is not; intervals are of differences between runs of the same seed.",
     ]
     for key, claim in CLAIMS.items():
         mine = claim.histories(histories)

@@ -41,7 +41,8 @@ def importance_plot(importances: Mapping[str, tuple[float, float]], trials: int)
 
 
 def contour_plot(results: Sequence[TrialResult], x: str, y: str, metric: str) -> Figure:
-    """Complete trials as full dots, pruned ones hollow, failed ones crosses; colour only where there are trials near.
+    """Complete trials as large dots, pruned ones as small white triangles, failed ones as crosses; colour only where
+    there are trials near.
 
     A pruned trial colours with the value at which it stood. Choices that are words or few numbers stand side by side.
     Raises ValueError without three complete trials.
@@ -65,12 +66,15 @@ def contour_plot(results: Sequence[TrialResult], x: str, y: str, metric: str) ->
     valued = [r for r in shown if r.state in ("complete", "pruned") and r.value is not None]
     surface = _smooth(*at(valued), np.array([r.value for r in valued]), grid_x, grid_y)
     axes.contourf(grid_x, grid_y, surface, levels=np.linspace(low, high, 12), cmap=colours, alpha=0.75, extend="both")
-    dots = axes.scatter(*at(complete), c=values, cmap=colours, vmin=low, vmax=high, edgecolors="black", s=60, zorder=3)
-    for state, marker, face in (("pruned", "o", "none"), ("failed", "x", "black")):
+    dots = axes.scatter(*at(complete), c=values, cmap=colours, vmin=low, vmax=high, edgecolors="black", s=80, zorder=3,
+                        label="complete")  # fmt: skip
+    for state, style in (
+        ("pruned", {"marker": "v", "facecolors": "white", "edgecolors": "black", "s": 34}),
+        ("failed", {"marker": "x", "color": "black", "s": 60}),
+    ):
         if some := [r for r in shown if r.state == state]:
-            axes.scatter(*at(some), marker=marker, facecolors=face, edgecolors=None if marker == "x" else "black",
-                         color="black" if marker == "x" else None, s=60, zorder=3, label=state)  # fmt: skip
-            axes.legend(loc="upper center", ncols=2, bbox_to_anchor=(0.5, -0.14), frameon=False)
+            axes.scatter(*at(some), zorder=4, label=state, **style)
+    axes.legend(loc="upper center", ncols=3, bbox_to_anchor=(0.5, -0.14), frameon=False)
     figure.colorbar(dots, ax=axes, label=f"validation {metric} ({UNITS[metric]})")
     for name, set_ticks in ((x, axes.set_xticks), (y, axes.set_yticks)):
         set_ticks(*_ticks(name, [r.choices[name] for r in shown], places[name]))

@@ -130,8 +130,8 @@ def reading(root: Path) -> str:
     names = {path.name[:2]: path for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
     parts = [
         "# Reading",
-        "Every paper that the course cites, by the lesson that sends you there, oldest first. Nothing in lessons or "
-        "the code cites a paper that is not here.\n"
+        "Every arXiv paper that the course cites, by the lesson that sends you there, oldest first. Nothing in "
+        "lessons or the code cites one that is not here.\n"
         "(Made by `lora-course table` from `lora_course/teaching/references.py`.)",
     ]
     for lesson in sorted({paper.lesson for paper in PAPERS}):

@@ -16,6 +16,7 @@ from lora_course import AdapterConfig, inject
 from lora_course.adapters import fused
 from lora_course.adapters.dropout import SharedDropout, drop
 from lora_course.adapters.inject import METHODS
+from lora_course.memory.live import LiveBytes
 from lora_course.quantization.base import FORMATS
 from tests.adapters.models import batch
 from tests.adapters.test_methods_against_peft import WITH_DROPOUT, assert_train_alike, pair
@@ -167,6 +168,29 @@ def test_what_is_kept(method, kind, dropout, layers):
     shared = N * D if method in ("lora", "dora") else 0
     mask = N * D if dropout else 0
     assert kept == 4 * (layers * (each + stretch) + shared) + mask
+
+
+def forward_peak(layer, x):
+    """Bytes at the worst moment of the forward pass, beyond what was there before."""
+    with LiveBytes([x, *layer.parameters(), *layer.buffers()]) as live:
+        before = live.peak_so_far()
+        layer(x)
+        return live.peak_so_far() - before
+
+
+@pytest.mark.parametrize("format", [None, "nf4", "int8"])
+@pytest.mark.parametrize(("method", "outputs"), [("lora", 1), ("lora_fa", 1), ("vera", 1), ("dora", 2)])
+def test_no_temporary_as_large_as_the_output(method, outputs, format):
+    """Beside the output (which DoRA keeps unstretched, too): numbers in r columns, and an unpacked weight."""
+    tokens, d, k, r = 2000, 64, 128, 4
+    base = nn.Linear(d, k)
+    layer = METHODS[method](FORMATS[format](base) if format else base, AdapterConfig(method, r)).train()
+    x, output = torch.randn(tokens, d), 4 * tokens * k
+    peak = forward_peak(layer, x)
+    unpacked = 3 * 4 * d * k if format or method == "dora" else 0
+    assert outputs * output <= peak <= outputs * output + 4 * (3 * tokens * r + 2 * k * r) + unpacked + 4096
+    with fused.plain_forward():
+        assert forward_peak(layer, x) > peak + output / 2
 
 
 @pytest.mark.parametrize("method", STEPS)

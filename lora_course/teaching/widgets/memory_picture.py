@@ -131,7 +131,7 @@ def draw(
 
 
 def waiting(asked: Asked) -> Picture:
-    return _message(f"Memory of {asked.model}", "Not planned yet: press Plan. Large models take up to a minute.", asked)
+    return _message(f"Memory of {asked.model}", "Not planned yet: press Plan. Large models take some seconds.", asked)
 
 
 def _message(title: str, message: str, asked: Asked) -> Picture:
