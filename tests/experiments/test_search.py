@@ -434,7 +434,7 @@ def test_pictures():
     assert "nats" in figure.axes[1].get_ylabel()
     assert [text.get_text() for text in axes.get_yticklabels()] == ["2", "8"]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["1e-4", "3e-4", "1e-3", "3e-3", "1e-2"]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["pruned", "failed"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["complete", "pruned", "failed"]
     figure = progress_plot(results, "loss")
     line = figure.axes[0].lines[0].get_ydata()
     assert line[-1] == min(r.value for r in spread()) and all(a >= b for a, b in zip(line, line[1:], strict=False))
