@@ -21,7 +21,7 @@ def register(command: Command) -> None:
         "long comparisons: all methods on one task; known claims; adapter overhead beside PEFT's",
         "  lora-course bench methods      accuracy, cost and times of every method (some twenty minutes)\n"
         "  lora-course bench claims       what is said of LoRA, asked again in small (some thirty minutes)\n"
-        "  lora-course bench overhead     what adapters add to a step, ours beside PEFT's (some ten minutes)",
+        "  lora-course bench overhead     what adapters add to a step, ours beside PEFT's (some thirty minutes)",
     )
     kinds = added.add_subparsers(dest="what", required=True, metavar="WHAT")
     kind = partial(kinds.add_parser, formatter_class=argparse.RawDescriptionHelpFormatter)
