@@ -14,16 +14,14 @@ from torch import Tensor
 
 from lora_course.quantization.double_quantization import BLOCK as ABSMAX_BLOCK
 from lora_course.quantization.linear import Int8Layer, NF4Layer, QuantizedLayer
-from lora_course.quantization.nf4 import CHUNK
-
-BLOCK = 64
+from lora_course.quantization.nf4 import CHUNK, NF4
 
 
 class PlannedNF4Double(NF4Layer):
     """4 bits, 8 for the absmax of a block, and a float32 for 256 of those: 4.13 bits a weight."""
 
     def pack(self, weight: Tensor) -> dict[str, Tensor]:
-        blocks = -(weight.numel() // -BLOCK)
+        blocks = -(weight.numel() // -NF4.block)
         return {
             "codes": torch.empty((weight.numel() + 1) // 2, dtype=torch.uint8),
             "absmax": torch.empty(blocks, dtype=torch.uint8),

@@ -122,10 +122,12 @@ def _in_chunks(codes: Tensor, absmax: Tensor, block: int, dtype: torch.dtype) ->
 def _fill(out: Tensor, codes: Tensor, absmax: Tensor, block: int) -> None:
     """Write the values into `out`. Both values of a byte are copied as one word, out of a table of 256."""
     words = out.view(torch.float64)
-    if torch.get_num_threads() == 1:
+    if torch.get_num_threads() == 1:  # `index_select` is faster, and takes no more
         torch.index_select(WORDS, 0, codes.int(), out=words)
-    else:  # `gather` shares rows between threads. An index is as long as a word, so the indices need no memory of
-        rows = codes.view(-1, gcd(codes.numel(), 1024))  # their own: each is overwritten once it has been read
+    else:
+        # `gather` shares rows between threads. An index is as long as a word, so the indices need no memory of their
+        # own: each is overwritten once it has been read.
+        rows = codes.view(-1, gcd(codes.numel(), 1024))
         index = words.view(torch.int64).view(rows.shape).copy_(rows)
         torch.gather(WORDS.expand(len(rows), -1), 1, index, out=index.view(torch.float64))
     out.view(-1, block).mul_(absmax.unsqueeze(1))

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from statistics import median
 
@@ -49,17 +50,16 @@ def throughput(shapes: Sequence[tuple[int, int]] = SMOLLM2, repeats: int = 21) -
     Raises AssertionError if two ways disagree in a bit: a fast wrong answer is not worth timing.
     """
     ways: dict[str, list[Callable[[], Tensor]]] = {"lora_course": [], "one lookup of all pairs": []}
+    theirs = import_module("bitsandbytes.functional") if find_spec("bitsandbytes") else None
     rng = torch.Generator().manual_seed(0)
     for shape in shapes:
         W = torch.randn(shape, generator=rng)
         q = quantize_nf4(W)
         ways["lora_course"].append(partial(dequantize_nf4, q))
         ways["one lookup of all pairs"].append(partial(_at_once, q.codes, q.absmax, q.block, W.numel()))
-        if find_spec("bitsandbytes"):
-            import bitsandbytes.functional as F
-
-            packed, state = F.quantize_4bit(W, blocksize=q.block, quant_type="nf4", compress_statistics=False)
-            ways.setdefault("bitsandbytes", []).append(partial(F.dequantize_4bit, packed, state))
+        if theirs:
+            packed, state = theirs.quantize_4bit(W, blocksize=q.block, quant_type="nf4", compress_statistics=False)
+            ways.setdefault("bitsandbytes", []).append(partial(theirs.dequantize_4bit, packed, state))
     for name, calls in ways.items():
         for call, ours in zip(calls, ways["lora_course"], strict=True):
             assert torch.equal(call().flatten(), ours().flatten()), f"{name} disagrees with lora_course"

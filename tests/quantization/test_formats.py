@@ -68,16 +68,8 @@ def test_nf4_takes_the_lower_of_two_equally_near():
     assert torch.equal(quantize_nf4(x).codes.long(), codes)
 
 
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    """With one thread the table is read another way than with two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)  # the table is read in one of two ways
 @pytest.mark.parametrize("n", [64, 64 * 5, 2 * nf4.CHUNK, nf4.CHUNK + 64, nf4.CHUNK - 64])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 def test_nf4_in_chunks_equals_all_at_once(n, dtype):

@@ -26,7 +26,6 @@ from lora_course import (
 from lora_course.adapters import METHODS
 from lora_course.adapters.attention import split_attention
 from lora_course.adapters.base import layer_kind, weight_view
-from lora_course.adapters.fused import plain_forward
 from lora_course.quantization import dequantize_base, quantize_base
 from lora_course.quantization.linear import Int8Layer, NF4Layer, QuantizedLayer
 from lora_course.training.checkpoint import _frozen_checksum
@@ -109,12 +108,15 @@ def test_gradients_of_gradients_and_of_the_bias(format):
 
 
 @formats
+@pytest.mark.usefixtures("plain")
 def test_keeps_no_dense_weight_for_the_backward_pass(format):
     layer, x = make(format), inputs(7)
     assert saved_for_backward(layer, x) == []
     lora = METHODS["lora"](layer, AdapterConfig(rank=RANK, alpha=ALPHA))
-    with plain_forward():
-        assert saved_for_backward(lora, x) == [(7, RANK), (7, IN)]
+    dense = METHODS["lora"](plain_layer("linear"), AdapterConfig(rank=RANK, alpha=ALPHA))
+    kept = [(7, RANK), (7, IN)]
+    assert saved_for_backward(lora, x) == kept
+    assert [sorted(shape) for shape in saved_for_backward(dense, x)] == [sorted(shape) for shape in kept]
 
 
 @formats
@@ -157,6 +159,7 @@ def test_copies_pickles_and_state_dicts(format, kind, tmp_path):
 
 
 @formats
+@pytest.mark.usefixtures("plain")
 def test_compiles_to_the_same_numbers(format):
     model = inject(quantize_base(nn.Sequential(nn.Linear(IN, OUT), nn.GELU(), nn.Linear(OUT, IN)), format),
                    AdapterConfig(rank=RANK, alpha=ALPHA))  # fmt: skip
@@ -164,9 +167,8 @@ def test_compiles_to_the_same_numbers(format):
         nn.init.normal_(adapter.lora_B)
     x, wanted = inputs(5), [p for p in model.parameters() if p.requires_grad]
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    with plain_forward():
-        assert_close(compiled(x), model(x), rtol=0, atol=1e-6)
-        got, expected = (torch.autograd.grad(f(x).square().sum(), wanted) for f in (compiled, model))
+    assert_close(compiled(x), model(x), rtol=0, atol=1e-6)
+    got, expected = (torch.autograd.grad(f(x).square().sum(), wanted) for f in (compiled, model))
     assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
